@@ -1,0 +1,11 @@
+"""From files to batches: safe images, formats, prompts, streams, and the sets to train and test on.
+
+images.py   anything that may be an image -> an RGB `PIL.Image`
+sets/       sets of images with words, each found in an installed package
+"""
+
+from __future__ import annotations
+
+from vlora.data.images import ImageLike, image_hash, open_image
+
+__all__ = ["ImageLike", "image_hash", "open_image"]

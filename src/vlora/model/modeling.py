@@ -1,0 +1,387 @@
+"""1-4 joined: VLoRAModel and VLoRAForConditionalGeneration.
+
+The layout is that of every vision-language model of transformers: `.model` (vision tower, generator, language
+model; returns hidden states) and `.lm_head`. What differs: an image adds no token. Its weights are computed once,
+and travel as the argument `perceptual_weights`, because a decoding step needs them as much as the prompt does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoModel, GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
+
+from ..errors import InputError
+from .configuration import VLoRAConfig
+from .generator import PerceptualWeightsGenerator
+from .inject import Wearer, check_supported, find_places, for_reentrant_checkpointing
+from .vision import encode, feature_shape
+from .weights import PerceptualWeights, VisualParameters
+
+IGNORED = -100  # label of a position without supervision, the convention of torch's cross-entropy
+
+
+@dataclass
+class VLoRAModelOutput(BaseModelOutputWithPast):
+    """Hidden states, and the weights that were worn (`[samples, numel]`, see `PerceptualWeights.values`)."""
+
+    perceptual_weights: Tensor | None = None
+
+
+@dataclass
+class VLoRAOutput(CausalLMOutputWithPast):
+    """Loss and logits, and the weights that were worn (`[samples, numel]`, see `PerceptualWeights.values`)."""
+
+    perceptual_weights: Tensor | None = None
+
+
+class VLoRAPreTrainedModel(PreTrainedModel):
+    """What transformers must know of both classes."""
+
+    config: VLoRAConfig
+    config_class = VLoRAConfig
+    base_model_prefix = "model"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, PerceptualWeightsGenerator):
+            module.reset_parameters()
+        elif not getattr(module, "_inside_generator", False):
+            super()._init_weights(module)
+
+
+class VLoRAModel(VLoRAPreTrainedModel):
+    """Vision tower, generator and language model, without the language model's head.
+
+    Args:
+        config: sizes of all parts.
+        vision_tower: a loaded encoder of `config.vision_config`; None makes a fresh one.
+        language_model: a loaded decoder of `config.text_config`; None makes a fresh one.
+    """
+
+    def __init__(
+        self, config: VLoRAConfig, vision_tower: nn.Module | None = None, language_model: nn.Module | None = None
+    ) -> None:
+        super().__init__(config)
+        check_supported(config.text_config.model_type)
+        self.vision_tower = _loaded(vision_tower) or AutoModel.from_config(config.vision_config)
+        self.language_model = _loaded(language_model) or AutoModel.from_config(config.text_config)
+        generator = config.generator_config
+        layers = generator.worn_layers(config.text_config.num_hidden_layers)
+        patches, vision_dim = feature_shape(config.vision_config, select=config.vision_feature_select_strategy)
+        self.generator = PerceptualWeightsGenerator(
+            generator,
+            vision_dim=vision_dim,
+            patches=patches,
+            places=find_places(self.language_model, generator.targets, layers),
+        )
+        for module in self.generator.children():  # the generator initialises its own parts
+            for part in module.modules():
+                part._inside_generator = True  # type: ignore[assignment]
+        self.wearer = Wearer(self.language_model)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def get_image_features(self, pixel_values: Tensor, **_: Any) -> BaseModelOutputWithPooling:
+        """Features `[image, patch, vision_dim]` as `last_hidden_state`, visual parameters as `pooler_output`."""
+        features = self._features(pixel_values)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=features, pooler_output=self.generator.perceive(features).values
+        )
+
+    def perceive(self, pixel_values: Tensor) -> VisualParameters:
+        """`[image, 3, height, width]` -> visual parameters, one sample per image."""
+        return self.generator.perceive(self._features(pixel_values))
+
+    def expand(self, visual_parameters: VisualParameters) -> PerceptualWeights:
+        """Visual parameters -> perceptual weights."""
+        return self.generator.expand(visual_parameters)
+
+    def worn_form(self, weights: PerceptualWeights) -> PerceptualWeights:
+        """Weights in the precision they are worn in.
+
+        On a GPU that of the language model. On a CPU that of the generator: there a batched matmul of this shape
+        is 10 to 25 times slower in bfloat16 than in float32.
+        """
+        dtype = next(self.language_model.parameters()).dtype
+        if weights.values.device.type == "cpu" or not dtype.is_floating_point:
+            return weights
+        return weights.to(dtype)
+
+    def perceptual_weights(self, pixel_values: Tensor, image_index: Tensor | None, rows: int) -> PerceptualWeights:
+        """Look at each image once, and give each row of text its weights.
+
+        Args:
+            pixel_values: `[image, 3, height, width]`.
+            image_index: `[rows]` or `[rows, 1]`, the image of each row, -1 for none. None means that the rows
+                are in the order of the images, each image with the same number of consecutive rows.
+            rows: rows of text.
+
+        Raises:
+            InputError: images and rows that do not fit.
+        """
+        weights = self.worn_form(self.expand(self.perceive(pixel_values)))
+        if image_index is None:
+            if rows % len(weights):
+                raise InputError(
+                    f"{len(weights)} images cannot be shared out evenly to {rows} rows of text; "
+                    "give image_index, the image of each row (-1 for none)."
+                )
+            return weights
+        if image_index.ndim == 2 and image_index.shape[1] == 1:
+            image_index = image_index[:, 0]
+        if image_index.shape != (rows,):
+            raise InputError(
+                f"image_index must have one entry for each of the {rows} rows; got {tuple(image_index.shape)}. "
+                "A row of text takes one image."
+            )
+        return weights.rows(image_index)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any | None = None,
+        inputs_embeds: Tensor | None = None,
+        image_index: Tensor | None = None,
+        perceptual_weights: Tensor | PerceptualWeights | None = None,
+        **kwargs: Any,
+    ) -> VLoRAModelOutput:
+        """Hidden states of the text, read by a language model that wears the images.
+
+        Args:
+            input_ids: `[rows, text]`.
+            pixel_values: `[image, 3, height, width]`, if the images are to be looked at now.
+            attention_mask: `[rows, text]`.
+            position_ids: as in the language model.
+            past_key_values: as in the language model.
+            inputs_embeds: `[rows, text, hidden]` in place of `input_ids`.
+            image_index: `[rows]`, see `perceptual_weights()`.
+            perceptual_weights: weights in place of `pixel_values`; as a tensor `[samples, numel]`, see
+                `PerceptualWeights.values`. Rows must be a multiple of samples; consecutive rows share one.
+            **kwargs: passed on to the language model.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise InputError("Give exactly one of input_ids and inputs_embeds.")
+        rows = len(input_ids if input_ids is not None else inputs_embeds)  # type: ignore[arg-type]
+        if perceptual_weights is None and pixel_values is not None and len(pixel_values):
+            perceptual_weights = self.perceptual_weights(pixel_values, image_index, rows)
+        weights = self._as_weights(perceptual_weights, rows)
+        if weights is not None and self._checkpoints_reentrantly(weights):
+            embeds = inputs_embeds if inputs_embeds is not None else self.get_input_embeddings()(input_ids)
+            inputs_embeds, leaf = for_reentrant_checkpointing(embeds, weights.values)
+            input_ids, weights = None, PerceptualWeights(leaf, weights.layout, weights.b)
+        if weights is not None:
+            kwargs["perceptual_weights"] = weights
+        outputs = self.language_model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        return VLoRAModelOutput(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            perceptual_weights=None if weights is None else weights.values,
+        )
+
+    def _features(self, pixel_values: Tensor) -> Tensor:
+        config = self.config
+        # A frozen encoder keeps no activations for a backward pass that will not come.
+        trained = any(parameter.requires_grad for parameter in self.vision_tower.parameters())
+        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+            return encode(
+                self.vision_tower,
+                pixel_values,
+                feature_layer=config.vision_feature_layer,
+                select=config.vision_feature_select_strategy,
+            )
+
+    def _as_weights(self, given: Tensor | PerceptualWeights | None, rows: int) -> PerceptualWeights | None:
+        if given is None:
+            return None
+        weights = self.generator.weights_from(given) if isinstance(given, Tensor) else given
+        if weights.layout != self.generator.layout:
+            raise InputError("These perceptual weights belong to another model: their targets, layers or rank differ.")
+        if len(weights) == 0 or rows % len(weights):
+            raise InputError(
+                f"{len(weights)} samples of perceptual weights cannot be shared out evenly to {rows} rows of text; "
+                "give one sample per row."
+            )
+        return weights
+
+    def _checkpoints_reentrantly(self, weights: PerceptualWeights) -> bool:
+        block = self.language_model.layers[0]
+        if not (self.training and getattr(block, "gradient_checkpointing", False) and weights.values.requires_grad):
+            return False
+        function = getattr(block, "_gradient_checkpointing_func", None)
+        return bool(getattr(function, "keywords", {}).get("use_reentrant", True))
+
+
+def _loaded(module: nn.Module | None) -> nn.Module | None:
+    """Keep transformers from giving fresh weights to a module that comes with its own."""
+    for part in module.modules() if module is not None else ():
+        part._is_hf_initialized = True  # type: ignore[assignment]
+    return module
+
+
+class VLoRAForConditionalGeneration(VLoRAPreTrainedModel, GenerationMixin):
+    """A language model that sees through its weights.
+
+    Args:
+        config: sizes of all parts.
+        vision_tower: a loaded encoder; None makes a fresh one.
+        causal_lm: a loaded language model with its head (`LlamaForCausalLM`, ...), whose parts become this model's;
+            None makes fresh ones.
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+
+    def __init__(
+        self, config: VLoRAConfig, vision_tower: nn.Module | None = None, causal_lm: nn.Module | None = None
+    ) -> None:
+        super().__init__(config)
+        text = config.text_config
+        if causal_lm is None:
+            self.model = VLoRAModel(config, vision_tower)
+            self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
+        else:
+            self.model = VLoRAModel(config, vision_tower, causal_lm.model)
+            self.lm_head = _loaded(causal_lm.lm_head)
+            self.generation_config = causal_lm.generation_config
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
+        """See `VLoRAModel.get_image_features`."""
+        return self.model.get_image_features(pixel_values, **kwargs)
+
+    def perceive(self, pixel_values: Tensor) -> VisualParameters:
+        """See `VLoRAModel.perceive`."""
+        return self.model.perceive(pixel_values)
+
+    def expand(self, visual_parameters: VisualParameters) -> PerceptualWeights:
+        """See `VLoRAModel.expand`."""
+        return self.model.expand(visual_parameters)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any | None = None,
+        inputs_embeds: Tensor | None = None,
+        image_index: Tensor | None = None,
+        perceptual_weights: Tensor | PerceptualWeights | None = None,
+        labels: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        supervised_only: bool = False,
+        **kwargs: Any,
+    ) -> VLoRAOutput:
+        """Logits of the text, and the loss if labels are given; see `VLoRAModel.forward` for the rest.
+
+        Args:
+            input_ids: `[rows, text]`.
+            pixel_values: `[image, 3, height, width]`.
+            attention_mask: `[rows, text]`.
+            position_ids: as in the language model.
+            past_key_values: as in the language model.
+            inputs_embeds: `[rows, text, hidden]` in place of `input_ids`.
+            image_index: `[rows]`, the image of each row, -1 for none.
+            perceptual_weights: weights in place of `pixel_values`.
+            labels: `[rows, text]`, -100 where nothing is supervised.
+            logits_to_keep: compute logits for the last so many positions only, 0 for all.
+            supervised_only: compute logits for the supervised positions only, `[supervised, vocabulary]`, and the
+                loss as a mean per row, then over rows, so that a long answer counts as much as a short one.
+            **kwargs: passed on to the language model and the loss.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            pixel_values=pixel_values,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            image_index=image_index,
+            perceptual_weights=perceptual_weights,
+            **kwargs,
+        )
+        hidden, loss = outputs.last_hidden_state, None
+        if supervised_only and labels is not None:
+            logits, loss = self._supervised_loss(hidden, labels)
+        else:
+            keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            logits = self.lm_head(hidden[:, keep])
+            if labels is not None:
+                vocabulary = self.config.text_config.vocab_size
+                loss = self.loss_function(logits=logits, labels=labels, vocab_size=vocabulary, **kwargs)
+        return VLoRAOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            perceptual_weights=outputs.perceptual_weights,
+        )
+
+    @torch.no_grad()
+    def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As transformers' `generate`; images are looked at once, and worn for every step.
+
+        `generate` passes `pixel_values` to the prompt only, where other models put the image into the cache. A
+        worn image is needed at every step, so it is turned into `perceptual_weights` here.
+        """
+        pixel_values, image_index = kwargs.pop("pixel_values", None), kwargs.pop("image_index", None)
+        if pixel_values is not None and len(pixel_values) and kwargs.get("perceptual_weights") is None:
+            text = next(x for x in (inputs, kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if x is not None)
+            kwargs["perceptual_weights"] = self.model.perceptual_weights(pixel_values, image_index, len(text))
+        weights = kwargs.get("perceptual_weights")
+        if isinstance(weights, PerceptualWeights):  # a tensor is repeated for beams and several answers
+            kwargs["perceptual_weights"] = weights.values
+        return super().generate(inputs, *args, **kwargs)
+
+    def _supervised_loss(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        targets = F.pad(labels, (0, 1), value=IGNORED)[:, 1:]  # position t predicts label t + 1
+        rows, columns = (targets != IGNORED).nonzero(as_tuple=True)
+        logits = self.lm_head(hidden[rows, columns])
+        losses = F.cross_entropy(logits.float(), targets[rows, columns], reduction="none")
+        per_row = losses.new_zeros(len(labels)).index_add(0, rows, losses)
+        counts = (targets != IGNORED).sum(1)
+        supervised = counts.gt(0).sum().clamp_min(1)
+        return logits, (per_row / counts.clamp_min(1)).sum() / supervised
+
+
+__all__ = ["VLoRAForConditionalGeneration", "VLoRAModel", "VLoRAOutput"]

@@ -1,0 +1,305 @@
+"""The two forms of a perceived image: visual parameters, and the perceptual weights made from them.
+
+    VisualParameters   [batch, targets, layers, dim]   compact (about 40 KiB at 7B scale), what an album keeps
+    PerceptualWeights  one pair per (layer, target)    A [batch, in_dim, rank], B [rank, out_dim]
+
+Both are batch first, can be indexed by sample, stacked, moved, counted and saved. Everything upstream makes
+`PerceptualWeights`, everything downstream uses them.
+
+How the factors lie in memory. All A of one sample are one row of `values`. Inside it, the targets of a layer
+that read the same input lie side by side, so that one batched matmul serves them all:
+
+    values[i] = | layer 3: A_q A_k A_v | layer 3: A_o | layer 3: A_gate A_up | layer 7: A_q A_k A_v | ...
+
+A row of zeros is a row without an image: its ΔW is exactly zero, so that row equals the plain language model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import CheckpointError, InputError
+
+# Canonical order, and the input that each target reads. Targets of one input share one batched matmul.
+INPUT_OF = {
+    "q": "attention",
+    "k": "attention",
+    "v": "attention",
+    "o": "output",
+    "gate": "mlp",
+    "up": "mlp",
+    "down": "down",
+    "mlp": "mlp",
+}
+TARGETS = tuple(INPUT_OF)
+# `mlp` bypasses three matrices and a non-linearity: no single matrix can take it up.
+MERGEABLE = tuple(target for target in TARGETS if target != "mlp")
+
+Index = int | slice | Sequence[int] | Tensor
+
+
+class Place(NamedTuple):
+    """Where one ΔW goes, and its shape."""
+
+    layer: int
+    target: str
+    in_dim: int
+    out_dim: int
+
+
+@dataclass(frozen=True)
+class Site:
+    """The targets of one layer that read one input; their A lie side by side from `offset` on."""
+
+    layer: int
+    input: str
+    targets: tuple[str, ...]
+    in_dim: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which factors there are, their shapes, and where they lie in a row of values.
+
+    Args:
+        places: every ΔW, in any order.
+        rank: columns of each A (generated and static ones together).
+        scale: what `(x A) B` is multiplied by, `alpha / rank` in the paper's words.
+    """
+
+    places: tuple[Place, ...]
+    rank: int
+    scale: float
+
+    @cached_property
+    def sites(self) -> tuple[Site, ...]:
+        """Sites in the order of layers, then of inputs as a block computes them."""
+        groups: dict[tuple[int, str], list[Place]] = {}
+        for place in sorted(self.places, key=lambda p: (p.layer, TARGETS.index(p.target))):
+            groups.setdefault((place.layer, INPUT_OF[place.target]), []).append(place)
+        sites: list[Site] = []
+        offset = 0
+        for (layer, name), members in groups.items():
+            in_dim = members[0].in_dim
+            sites.append(Site(layer, name, tuple(p.target for p in members), in_dim, offset))
+            offset += in_dim * self.rank * len(members)
+        return tuple(sites)
+
+    @cached_property
+    def numel(self) -> int:
+        """Length of a row of values: the numbers that one image generates."""
+        return sum(place.in_dim * self.rank for place in self.places)
+
+    @cached_property
+    def place_of(self) -> Mapping[tuple[int, str], Place]:
+        """Place by (layer, target)."""
+        return {(place.layer, place.target): place for place in self.places}
+
+    @cached_property
+    def sites_of(self) -> Mapping[int, tuple[Site, ...]]:
+        """Sites by layer."""
+        layers = sorted({site.layer for site in self.sites})
+        return {layer: tuple(site for site in self.sites if site.layer == layer) for layer in layers}
+
+    def site_of(self, layer: int, target: str) -> tuple[Site, int]:
+        """The site of a target, and the target's position in it.
+
+        Raises:
+            InputError: no weights at that layer and target.
+        """
+        for site in self.sites_of.get(layer, ()):
+            if target in site.targets:
+                return site, site.targets.index(target)
+        have = ", ".join(f"{layer}.{target}" for layer, target in self.place_of)
+        raise InputError(f"There are no perceptual weights at layer {layer}, target {target!r}; there are: {have}.")
+
+
+class VisualParameters:
+    """Images in their compact form.
+
+    Args:
+        values: `[batch, targets, layers, dim]`.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        if values.ndim != 4:
+            raise InputError(f"Visual parameters have shape [batch, targets, layers, dim]; got {tuple(values.shape)}.")
+        self.values = values
+
+    def __len__(self) -> int:
+        return self.values.shape[0]
+
+    def __getitem__(self, index: Index) -> VisualParameters:
+        return VisualParameters(self.values[_batch_index(index)])
+
+    def __repr__(self) -> str:
+        return f"VisualParameters({_shape(self.values)}, {self.values.dtype}, {self.nbytes} bytes)"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all samples together."""
+        return self.values.nbytes
+
+    def to(self, *args: torch.device | torch.dtype | str) -> VisualParameters:
+        """Move or convert, as `Tensor.to`."""
+        return VisualParameters(self.values.to(*args))
+
+    @staticmethod
+    def stack(parts: Sequence[VisualParameters]) -> VisualParameters:
+        """Join along the batch."""
+        return VisualParameters(torch.cat([part.values for part in parts]))
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file."""
+        save_file({"visual_parameters": self.values.contiguous()}, path)
+
+    @staticmethod
+    def load(path: str | Path) -> VisualParameters:
+        """Read what `save` wrote.
+
+        Raises:
+            CheckpointError: not such a file, or a damaged one.
+        """
+        tensors, _ = _read(path)
+        if "visual_parameters" not in tensors:
+            raise CheckpointError(f"{path} holds no visual parameters; it holds {', '.join(tensors) or 'nothing'}.")
+        return VisualParameters(tensors["visual_parameters"])
+
+
+class PerceptualWeights:
+    """Low-rank weights of a batch of images: ΔW = scale · A B for every (layer, target).
+
+    Args:
+        values: every A, `[batch, layout.numel]`.
+        layout: what lies where.
+        b: B of each (layer, target), `[rank, out_dim]`, shared by the batch.
+    """
+
+    def __init__(self, values: Tensor, layout: Layout, b: Mapping[tuple[int, str], Tensor]) -> None:
+        if values.ndim != 2 or values.shape[1] != layout.numel:
+            raise InputError(
+                f"These perceptual weights need values of shape [batch, {layout.numel}]; got {tuple(values.shape)}."
+            )
+        self.values = values
+        self.layout = layout
+        self.b = b
+
+    def __len__(self) -> int:
+        return self.values.shape[0]
+
+    def __getitem__(self, index: Index) -> PerceptualWeights:
+        return PerceptualWeights(self.values[_batch_index(index)], self.layout, self.b)
+
+    def __repr__(self) -> str:
+        return (
+            f"PerceptualWeights({len(self)} x {len(self.layout.places)} pairs, rank {self.layout.rank}, "
+            f"{self.values.dtype}, {self.nbytes} bytes)"
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what the images generated (the shared B are not counted: they belong to the model)."""
+        return self.values.nbytes
+
+    def site(self, site: Site) -> Tensor:
+        """A of all targets of a site side by side, `[batch, in_dim, targets * rank]`, a view."""
+        width = len(site.targets) * self.layout.rank
+        flat = self.values[:, site.offset : site.offset + site.in_dim * width]
+        return flat.view(len(self), site.in_dim, width)
+
+    def factors(self, layer: int, target: str) -> tuple[Tensor, Tensor]:
+        """A `[batch, in_dim, rank]` and B `[rank, out_dim]`, the scale not applied."""
+        site, position = self.layout.site_of(layer, target)
+        rank = self.layout.rank
+        return self.site(site)[..., position * rank : (position + 1) * rank], self.b[layer, target]
+
+    def delta(self, layer: int, target: str) -> Tensor:
+        """ΔW as a dense matrix, `[batch, in_dim, out_dim]`: y = x W + x ΔW (W as `[in_dim, out_dim]`)."""
+        a, b = self.factors(layer, target)
+        return self.layout.scale * (a @ b.to(a.dtype))
+
+    def rows(self, index: Tensor) -> PerceptualWeights:
+        """Weights for each row of a batch of texts.
+
+        Args:
+            index: `[rows]`, which image each row looks at; -1 means none, and leaves that row bare.
+        """
+        # `where`, not a product: a bare row stays exactly zero even if an image's weights are not finite.
+        picked = self.values.index_select(0, index.clamp_min(0))
+        return PerceptualWeights(picked.where(index.ge(0)[:, None], 0), self.layout, self.b)
+
+    def to(self, *args: torch.device | torch.dtype | str) -> PerceptualWeights:
+        """Move or convert, as `Tensor.to`; B goes along."""
+        return PerceptualWeights(
+            self.values.to(*args), self.layout, {place: b.to(*args) for place, b in self.b.items()}
+        )
+
+    @staticmethod
+    def stack(parts: Sequence[PerceptualWeights]) -> PerceptualWeights:
+        """Join along the batch.
+
+        Raises:
+            InputError: parts of different layouts.
+        """
+        first = parts[0]
+        if any(part.layout != first.layout for part in parts):
+            raise InputError("Perceptual weights of different models cannot be joined in one batch.")
+        return PerceptualWeights(torch.cat([part.values for part in parts]), first.layout, first.b)
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file with the factors and their layout."""
+        tensors = {f"b.{layer}.{target}": b.detach().contiguous() for (layer, target), b in self.b.items()}
+        tensors["values"] = self.values.detach().contiguous()
+        save_file(tensors, path, metadata={"layout": json.dumps(asdict(self.layout))})
+
+    @staticmethod
+    def load(path: str | Path) -> PerceptualWeights:
+        """Read what `save` wrote.
+
+        Raises:
+            CheckpointError: not such a file, or a damaged one.
+        """
+        tensors, metadata = _read(path)
+        if "layout" not in metadata or "values" not in tensors:
+            raise CheckpointError(f"{path} holds no perceptual weights; it holds {', '.join(tensors) or 'nothing'}.")
+        fields = json.loads(metadata["layout"])
+        places = tuple(Place(*place) for place in fields["places"])
+        layout = Layout(places, fields["rank"], fields["scale"])
+        b = {(p.layer, p.target): tensors[f"b.{p.layer}.{p.target}"] for p in places}
+        return PerceptualWeights(tensors["values"], layout, b)
+
+
+def _batch_index(index: Index) -> Index:
+    """An integer keeps the batch dimension, so that every result is a batch."""
+    if isinstance(index, int):
+        return slice(index, None if index == -1 else index + 1)
+    if isinstance(index, slice | Tensor):
+        return index
+    return list(index)
+
+
+def _shape(values: Tensor) -> str:
+    return " x ".join(str(size) for size in values.shape)
+
+
+def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} does not exist.") from error
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is not a readable safetensors file: it is damaged or of another kind."
+        ) from error

@@ -1,0 +1,37 @@
+"""What every test gets: no network, two threads, the same random numbers each time."""
+
+from __future__ import annotations
+
+import os
+
+# Read by the libraries when they are imported, so they come before any import of them.
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_PROGRESS_BARS="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    TOKENIZERS_PARALLELISM="false",
+    TRANSFORMERS_VERBOSITY="error",
+    CUBLAS_WORKSPACE_CONFIG=":4096:8",
+)
+
+import random
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+
+# Two threads everywhere: sums do not depend on how many cores the machine has.
+torch.set_num_threads(2)
+
+# A failure seen once is seen again; slow machines do not fail an example.
+hypothesis.settings.register_profile("house", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("house")
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers() -> None:
+    """Starts every test from the same seeds, whatever ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
