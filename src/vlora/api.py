@@ -11,6 +11,7 @@ import torch
 from transformers import AutoProcessor, AutoTokenizer, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
 from .data.images import ImageLike, open_image
+from .data.prompts import render
 from .errors import CheckpointError, InputError, ModelNotFound
 from .model import PerceptualWeights, VisualParameters, VLoRAForConditionalGeneration, VLoRAProcessor, register
 from .model.assemble import (
@@ -21,7 +22,6 @@ from .model.assemble import (
     load_vision_tower,
     read_parts,
 )
-from .model.processing import harmless
 
 Seen = ImageLike | VisualParameters | PerceptualWeights | None
 
@@ -138,26 +138,13 @@ class Eyes:
     def tokens(self, questions: Sequence[str]) -> Any:
         """Prompts of one user turn each, padded on the left: `input_ids` and `attention_mask`.
 
-        The image leaves no token behind, so the prompt is that of the text alone; markers and control tokens in a
-        question are read as plain text.
-
         Raises:
             InputError: an empty question.
         """
         if not questions:
             raise InputError("There is no question: give at least one.")
-        if any(not question.strip() for question in questions):
-            raise InputError("The question is empty: write what you want to know about the image.")
+        prompts = [render(question, self.processor) for question in questions]
         tokenizer = self.processor.tokenizer
-        prompts = [
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": harmless(question.strip(), tokenizer)}],
-                chat_template=self.processor.chat_template,
-                add_generation_prompt=True,
-                tokenize=False,
-            )
-            for question in questions
-        ]
         inputs = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
         return {name: inputs[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
 

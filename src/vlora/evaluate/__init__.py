@@ -1,0 +1,10 @@
+"""How well a model sees, and whether it looks at all.
+
+| file | content |
+|---|---|
+| `easy_vqa.py` | the task: questions about coloured shapes |
+| `predict.py` | answers in batches; each image is looked at once |
+| `controls.py` | what a model without eyes would score |
+| `scoring.py` | right or wrong, accuracy, intervals |
+| `deltas.py` | size and rank of each ΔW of an image |
+"""

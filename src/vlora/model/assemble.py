@@ -206,6 +206,8 @@ def load_generator(
                 f"the given one has fingerprint {given}: load the {name} it was made for."
             )
     config = VLoRAConfig.from_pretrained(folder)
+    config.text_config = causal_lm.config  # one configuration, not two that could come apart
+    config.vision_config = vision_tower.config
     model = VLoRAForConditionalGeneration(config, vision_tower=vision_tower, causal_lm=causal_lm).eval()
     _fill(model.model.generator, folder / GENERATOR_FILE)
     return model

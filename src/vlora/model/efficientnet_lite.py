@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.utils.generic import can_return_tuple
 
 from vlora.errors import CheckpointError
@@ -384,6 +385,17 @@ def from_tensorflow_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]
             )
         renamed[f"{prefix.removeprefix('_')}.{new}.{leaf}" if prefix else f"{new}.{leaf}"] = tensor
     return renamed
+
+
+def image_processor(image_size: int) -> LlavaImageProcessorPil:
+    """The image processor of an EfficientNet-Lite: padded to a square with grey, resized, normalised."""
+    return LlavaImageProcessorPil(
+        do_pad=True,
+        size={"height": image_size, "width": image_size},
+        do_center_crop=False,
+        image_mean=list(IMAGE_MEAN),
+        image_std=list(IMAGE_STD),
+    )
 
 
 def register() -> None:

@@ -270,9 +270,12 @@ class VLoRAForConditionalGeneration(VLoRAPreTrainedModel, GenerationMixin):
             self.model = VLoRAModel(config, vision_tower)
             self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
         else:
+            attention = causal_lm.config._attn_implementation
             self.model = VLoRAModel(config, vision_tower, causal_lm.model)
             self.lm_head = _loaded(causal_lm.lm_head)
             self.generation_config = causal_lm.generation_config
+            # The constructors of the outer models reset the choice in the configuration that all of them share.
+            self.model.language_model.set_attn_implementation(attention)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:

@@ -1,0 +1,67 @@
+"""The command line, one file per command.
+
+| command | what it does |
+|---|---|
+| `ask` | answers a question about an image |
+| `demo` | answers questions about the images of this repository |
+| `train` | trains a generator from a config file |
+| `evaluate` | accuracy on a task, with 95 % intervals and controls |
+| `inspect` | what a model is made of, and the size and rank of each ΔW of an image |
+| `doctor` | what is installed, what is missing, and how to get it |
+
+A user's mistake is one sentence on stderr and exit code 2. What takes long to import is imported inside the
+commands, so that `vlora --help` answers at once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from ._output import set_debug
+from .ask import ask
+from .demo import demo
+from .doctor import doctor
+from .evaluate import evaluate
+from .inspect import inspect
+from .train import train
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="vlora",
+    help="A language model that sees an image through its weights, without a single visual token.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"vlora {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="VLORA_DEBUG", help="Show tracebacks, and what the libraries say.")
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+    set_debug(debug)
+
+
+for command in (ask, demo, train, evaluate, inspect, doctor):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
