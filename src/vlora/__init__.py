@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import Eyes, load
+    from .api import Eyes
+    from .loading import load
     from .model import (
         GeneratorConfig,
         PerceptualWeights,
@@ -30,7 +31,7 @@ __version__ = "0.1.0.dev0"
 
 _HOME = {
     "Eyes": "api",
-    "load": "api",
+    "load": "loading",
     "GeneratorConfig": "model",
     "PerceptualWeights": "model",
     "VLoRAConfig": "model",

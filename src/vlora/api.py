@@ -1,29 +1,21 @@
-"""The public face: `load` gives eyes, eyes answer questions about images."""
+"""The public face: eyes answer questions about images (`vlora.load` gives them)."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeAlias, cast, overload
 
 import torch
-from transformers import AutoProcessor, AutoTokenizer, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
 from .data.images import ImageLike, open_image
 from .data.prompts import render
-from .errors import CheckpointError, InputError, ModelNotFound
-from .model import PerceptualWeights, VisualParameters, VLoRAForConditionalGeneration, VLoRAProcessor, register
-from .model.assemble import (
-    PARTS_FILE,
-    load_generator,
-    load_image_processor,
-    load_language_model,
-    load_vision_tower,
-    read_parts,
-)
+from .errors import InputError
+from .model import PerceptualWeights, VisualParameters, VLoRAForConditionalGeneration, VLoRAProcessor
 
-Seen = ImageLike | VisualParameters | PerceptualWeights | None
+Seen: TypeAlias = ImageLike | VisualParameters | PerceptualWeights | None
 
 
 class Eyes:
@@ -46,23 +38,28 @@ class Eyes:
         Raises:
             ImageError: not a usable image.
         """
-        images = list(image) if isinstance(image, list | tuple) else [image]
+        images = _as_list(image, 1)
         if not images:
             raise InputError("There is no image to look at: give at least one.")
         pixels = self.processor.image_processor([open_image(i) for i in images], return_tensors="pt")["pixel_values"]
-        with torch.inference_mode():
+        with torch.no_grad():
             return self.model.perceive(pixels.to(self.model.device))
 
     @overload
-    def ask(self, image: Seen, question: str, *, max_new_tokens: int = ..., **options: Any) -> str: ...
+    def ask(self, image: Seen | Sequence[Seen], question: str, *, max_new_tokens: int = ..., **options: Any) -> str: ...
     @overload
     def ask(
-        self, image: Seen | Sequence[Seen], question: Sequence[str], *, max_new_tokens: int = ..., **options: Any
+        self,
+        image: Seen | Sequence[Seen],
+        question: list[str] | tuple[str, ...],
+        *,
+        max_new_tokens: int = ...,
+        **options: Any,
     ) -> list[str]: ...
     def ask(
         self,
         image: Seen | Sequence[Seen],
-        question: str | Sequence[str],
+        question: str | list[str] | tuple[str, ...],
         *,
         max_new_tokens: int = 64,
         **options: Any,
@@ -84,12 +81,7 @@ class Eyes:
         weights = self._weights(image, len(questions))
         inputs = self.tokens(questions)
         with torch.inference_mode():
-            ids = self.model.generate(
-                **inputs,
-                perceptual_weights=weights,
-                max_new_tokens=max_new_tokens,
-                **{"do_sample": False, "pad_token_id": self.processor.tokenizer.pad_token_id, **options},
-            )
+            ids = self.model.generate(**inputs, **self._options(weights, max_new_tokens=max_new_tokens, **options))
         answers = self.processor.tokenizer.batch_decode(
             ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
         )
@@ -105,22 +97,19 @@ class Eyes:
             max_new_tokens: length of the longest answer.
             **options: for `generate`.
         """
-        weights = self._weights(image, 1)
-        inputs = self.tokens([question])
+        inputs = self.tokens([question])  # here, not in the generator below: a mistake is told before the first piece
+        return self._pieces(inputs, self._weights(image, 1), {"max_new_tokens": max_new_tokens, **options})
+
+    def _pieces(self, inputs: Any, weights: PerceptualWeights | None, options: dict[str, Any]) -> Iterator[str]:
         streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
         stop, failure = threading.Event(), list[BaseException]()
 
         def work() -> None:
             try:
                 with torch.inference_mode():
-                    self.model.generate(
-                        **inputs,
-                        perceptual_weights=weights,
-                        max_new_tokens=max_new_tokens,
-                        streamer=streamer,
-                        stopping_criteria=StoppingCriteriaList([_Stop(stop)]),
-                        **{"do_sample": False, "pad_token_id": self.processor.tokenizer.pad_token_id, **options},
-                    )
+                    stopping = StoppingCriteriaList([_Stop(stop)])
+                    wishes = self._options(weights, streamer=streamer, stopping_criteria=stopping, **options)
+                    self.model.generate(**inputs, **wishes)
             except BaseException as error:  # handed to the reader of the stream
                 failure.append(error)
                 streamer.end()
@@ -134,6 +123,11 @@ class Eyes:
             worker.join()
         if failure:
             raise failure[0]
+
+    def _options(self, weights: PerceptualWeights | None, **options: Any) -> dict[str, Any]:
+        """What `generate` is asked for: greedy, unless the caller wants otherwise."""
+        pad = self.processor.tokenizer.pad_token_id
+        return {"perceptual_weights": weights, "do_sample": False, "pad_token_id": pad, **options}
 
     def tokens(self, questions: Sequence[str]) -> Any:
         """Prompts of one user turn each, padded on the left: `input_ids` and `attention_mask`.
@@ -150,34 +144,51 @@ class Eyes:
 
     def _weights(self, image: Seen | Sequence[Seen], rows: int) -> PerceptualWeights | None:
         """Weights of a batch of `rows` questions; looks at each distinct image once."""
-        images = list(image) if isinstance(image, list | tuple) else [image] * rows
+        images: list[Seen] = _as_list(image, rows)
         if len(images) != rows:
             raise InputError(
                 f"There are {len(images)} images and {rows} questions: give one image for all questions, or one each."
             )
-        distinct: dict[int, Seen] = {id(i): i for i in images if i is not None}
+        distinct = {_key(one): one for one in images if one is not None}
         if not distinct:
             return None
         positions = {key: position for position, key in enumerate(distinct)}
+        index = torch.tensor([-1 if one is None else positions[_key(one)] for one in images])
         with torch.inference_mode():
             weights = self._expand(list(distinct.values()))
-            index = torch.tensor([-1 if i is None else positions[id(i)] for i in images])
             return weights.rows(index.to(weights.values.device))
 
     def _expand(self, images: Sequence[Seen]) -> PerceptualWeights:
-        """Weights of distinct images, in their order; pixels are looked at in one batch."""
-        pixels = [i for i in images if not isinstance(i, VisualParameters | PerceptualWeights)]
-        looked = iter(self.perceive(pixels)[[n]] for n in range(len(pixels))) if pixels else iter(())  # type: ignore[arg-type]
-        parts: list[PerceptualWeights] = []
-        for image in images:
-            if not isinstance(image, PerceptualWeights):
-                image = self.model.expand(image if isinstance(image, VisualParameters) else next(looked))
-            if len(image) != 1:
+        """Weights of distinct images, in their order; pixels are looked at, and parameters expanded, in one batch."""
+        pixels = [one for one in images if not isinstance(one, VisualParameters | PerceptualWeights)]
+        looked = iter(self.perceive(pixels).values.split(1)) if pixels else iter(())  # type: ignore[arg-type]
+        parts = [
+            one if isinstance(one, VisualParameters | PerceptualWeights) else VisualParameters(next(looked))
+            for one in images
+        ]
+        for part in parts:
+            if len(part) != 1:
                 raise InputError(
-                    f"A question takes one image; these visual parameters hold {len(image)}: pick one, as in seen[0]."
+                    f"A question takes one image; these visual parameters hold {len(part)}: pick one, as in seen[0]."
                 )
-            parts.append(self.model.model.worn_form(image))
-        return PerceptualWeights.stack(parts)
+        parameters = [part for part in parts if isinstance(part, VisualParameters)]
+        expanded = iter(())
+        if parameters:
+            weights = self.model.model.worn_form(self.model.expand(VisualParameters.stack(parameters)))
+            expanded = iter(weights[n] for n in range(len(weights)))
+        return PerceptualWeights.stack(
+            [part if isinstance(part, PerceptualWeights) else next(expanded) for part in parts]
+        )
+
+
+def _as_list(image: Any, times: int) -> list[Any]:
+    """Several images as a list; one image as often as it is needed."""
+    return list(cast("Sequence[Any]", image)) if isinstance(image, list | tuple) else [image] * times
+
+
+def _key(image: Seen) -> str | int:
+    """What tells images apart: a path by its name, anything else by being itself."""
+    return str(image) if isinstance(image, str | Path) else id(image)
 
 
 class _Stop(StoppingCriteria):
@@ -186,98 +197,5 @@ class _Stop(StoppingCriteria):
     def __init__(self, event: threading.Event) -> None:
         self.event = event
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
         return torch.full((len(input_ids),), self.event.is_set(), device=input_ids.device)
-
-
-def load(
-    name: str | Path = "nano",
-    *,
-    language_model: str | Path | None = None,
-    vision: str | Path | None = None,
-    device: str | torch.device | None = None,
-) -> Eyes:
-    """Load a model with its processor.
-
-    Args:
-        name: `nano` (the embedded model), a folder with a full or a generator-only checkpoint, or a hub id.
-        language_model: for a generator-only checkpoint, where its language model is; default: where it was.
-        vision: likewise, its vision encoder.
-        device: default: a GPU if there is one.
-
-    Raises:
-        ModelNotFound: no such name or folder.
-        CheckpointError: weights missing, damaged, or for other models.
-        MissingDependency: the parts of `nano` are not installed.
-    """
-    register()
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    folder = Path(__file__).parent / "nano" if str(name) == "nano" else Path(name)
-    if (folder / PARTS_FILE).is_file():
-        model, processor = _load_with_parts(folder, language_model, vision)
-    else:
-        model, processor = _load_full(name, folder)
-    return Eyes(model.to(target), processor, name=str(name))  # type: ignore[arg-type]
-
-
-def _load_with_parts(
-    folder: Path, language_model: str | Path | None, vision: str | Path | None
-) -> tuple[VLoRAForConditionalGeneration, VLoRAProcessor]:
-    parts = read_parts(folder)
-    llm_source = language_model or parts.language_model.source
-    vision_source = vision or parts.vision.source
-    causal_lm, tokenizer = language_model_and_tokenizer(llm_source)
-    model = load_generator(folder, causal_lm=causal_lm, vision_tower=vision_tower(vision_source, folder))
-    template = folder / "chat_template.jinja"
-    processor = VLoRAProcessor(
-        image_processor=load_image_processor(folder),
-        tokenizer=tokenizer,
-        chat_template=template.read_text(encoding="utf-8") if template.is_file() else tokenizer.chat_template,
-        image_token=model.config.image_token,
-        image_placeholder=model.config.image_placeholder,
-    )
-    return model, processor
-
-
-def language_model_and_tokenizer(source: str | Path) -> tuple[Any, Any]:
-    """A language model with its head, and its tokenizer; `nano` is SmolLM2-135M-Instruct."""
-    if str(source) == "nano":
-        from .nano.parts import language_model_folder
-
-        source = language_model_folder()
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return load_language_model(source), tokenizer
-
-
-def vision_tower(source: str | Path, config: str | Path | None = None) -> Any:
-    """A vision encoder; `nano` is EfficientNet-Lite0, with the features that the checkpoint in `config` uses."""
-    if str(source) != "nano":
-        return load_vision_tower(source)
-    from .model import VLoRAConfig
-    from .nano.vision import load_encoder
-
-    return load_encoder(VLoRAConfig.from_pretrained(config).vision_config if config else None)
-
-
-def _load_full(name: str | Path, folder: Path) -> tuple[VLoRAForConditionalGeneration, VLoRAProcessor]:
-    if not (folder / "config.json").is_file() and (folder.exists() or len(str(name).split("/")) != 2):
-        found = "a folder without a config.json" if folder.is_dir() else "neither a folder nor a known name"
-        raise ModelNotFound(
-            f"There is no model {str(name)!r} ({found}): give 'nano', a folder with a checkpoint, or a hub id as owner/name."
-        )
-    try:
-        model, info = VLoRAForConditionalGeneration.from_pretrained(name, output_loading_info=True)
-        processor = AutoProcessor.from_pretrained(name)
-    except OSError as error:
-        raise ModelNotFound(
-            f"The model {str(name)!r} could not be loaded: its weights are missing or it is not on the hub; "
-            "give 'nano', a folder with a checkpoint, or a hub id."
-        ) from error
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
-        raise CheckpointError(
-            f"The checkpoint {str(name)!r} lacks {missing[0]!r} and {len(missing) - 1} more: get it again."
-        )
-    return model.eval(), processor

@@ -48,7 +48,7 @@ def load_eyes(model: str, device: str | None) -> tuple[Eyes, float]:
     started = time.perf_counter()
     from transformers.utils import logging as transformers_logging
 
-    from ..api import load
+    from ..loading import load
 
     transformers_logging.disable_progress_bar()
     if device is not None:

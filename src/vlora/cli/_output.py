@@ -25,12 +25,15 @@ P = ParamSpec("P")
 MISTAKE, BUG, INTERRUPTED = 2, 1, 130
 """Exit codes: the user's mistake, ours, and Ctrl-C."""
 
+PIPE_WIDTH = 160
+
 _debug: ContextVar[bool] = ContextVar("debug", default=False)
 
 # Read by the libraries when they are imported.
 _SILENCE = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
@@ -43,8 +46,8 @@ def set_debug(on: bool) -> None:
 
 
 def out() -> Console:
-    """The console of answers."""
-    return Console(highlight=False)
+    """The console of answers; a pipe has no width of its own, and gets one that tables fit into."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
 def err() -> Console:

@@ -44,9 +44,7 @@ def demo(model: Model = "nano", device: Device = None, as_json: AsJson = False) 
         rows = [_row(example, answer) for example, answer in zip(examples, answers, strict=True)]
         print_json({"model": model, "timings_ms": {"load": load_ms}, "answers": rows})
     else:
-        console = out()
-        # A pipe has no width of its own: the table is as wide as its words.
-        console.print(_table(examples, answers), width=None if console.is_terminal else 160)
+        out().print(_table(examples, answers))
 
 
 def find_list() -> Path:

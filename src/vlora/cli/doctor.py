@@ -249,6 +249,5 @@ def _show(checks: list[Check], runs: bool) -> None:
         if check.fix and check.fix not in check.detail:
             detail.append(f"\n-> {check.fix}", style="bold")
         table.add_row(Text(check.name), Text(check.state, style=colours[check.state]), detail)
-    console = out()
-    console.print(table, width=None if console.is_terminal else 200)
+    out().print(table)
     say("nano can run." if runs else "nano cannot run yet: see above.")

@@ -89,7 +89,14 @@ def _progress() -> Generator[Callable[[int, int], None] | None, None, None]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     rate = TextColumn("{task.fields[rate]}")
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("questions"), rate, TimeRemainingColumn(), TextColumn("left"))
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("questions"),
+        rate,
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
     with Progress(*columns, console=err(), transient=True) as bar:
         task = bar.add_task("", total=None, rate="")
 
@@ -107,8 +114,7 @@ def _show(result: Result, task: str) -> None:
         f"{task} {result.split}{control}: accuracy {result.total.accuracy:.4f} "
         f"(95 % interval {low:.4f} to {high:.4f}) on {result.total.n} questions in {result.seconds:.1f} s"
     )
-    console = out()
-    console.print(_table(result), width=None if console.is_terminal else 100)
+    out().print(_table(result))
 
 
 def _table(result: Result) -> Table:

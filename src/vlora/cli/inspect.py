@@ -69,11 +69,12 @@ def describe(eyes: Eyes, *, frozen_parts: bool) -> dict[str, Any]:
         eyes: the model.
         frozen_parts: its language model and vision encoder were not trained.
     """
-    model, generator = eyes.model.model, eyes.model.model.generator
+    model: Any = eyes.model.model  # torch types a submodule as `Tensor | Module`
+    generator = eyes.model.model.generator
     layout, config = generator.layout, generator.config
     places = [p for p in layout.places if p.layer == generator.layers[0]]
     item = generator.positions.element_size()
-    llm = [model.language_model, eyes.model.lm_head]
+    llm: list[Any] = [model.language_model, eyes.model.lm_head]
     return {
         "model": eyes.name,
         "parts": {
@@ -97,9 +98,12 @@ def describe(eyes: Eyes, *, frozen_parts: bool) -> dict[str, Any]:
 
 def measure_image(eyes: Eyes, picture: Image.Image) -> list[dict[str, Any]]:
     """Size and rank of each ΔW of an image."""
+    import torch
+
     from ..evaluate.deltas import measure
 
-    weights = eyes.model.expand(eyes.perceive(picture))
+    with torch.inference_mode():
+        weights = eyes.model.expand(eyes.perceive(picture))
     deltas = measure(weights, eyes.model.model.language_model)
     return [
         # NaN and infinity, which damaged weights give, are no JSON.
@@ -120,9 +124,7 @@ def _part(kind: str, modules: Iterable[nn.Module], *, frozen: bool) -> dict[str,
 
 
 def _show(facts: dict[str, Any]) -> None:
-    console = out()
-    width = None if console.is_terminal else 160
-    console.print(_parts_table(facts["parts"]), width=width)
+    out().print(_parts_table(facts["parts"]))
     say("generator  " + "  ".join(f"{name} {value}" for name, value in facts["generator"].items()))
     targets = (f"{t['target']} {t['in_dim']}x{t['out_dim']}{'' if t['mergeable'] else '*'}" for t in facts["targets"])
     say("targets    " + "  ".join(targets))
@@ -132,7 +134,7 @@ def _show(facts: dict[str, Any]) -> None:
     compact, expanded = facts["visual_parameters_bytes"] / 1024, facts["perceptual_weights_bytes"] / 1024
     say(f"an image   {compact:.0f} KiB of visual parameters, {expanded:.0f} KiB of perceptual weights, 0 visual tokens")
     if "deltas" in facts:
-        console.print(_deltas_table(facts["deltas"]), width=width)
+        out().print(_deltas_table(facts["deltas"]))
 
 
 def _parts_table(parts: dict[str, dict[str, Any]]) -> Table:

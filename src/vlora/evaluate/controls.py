@@ -1,8 +1,8 @@
 """What a model without eyes would score: a claim to see starts above these.
 
-    question-only   the most frequent answer to each question in the train split; no model
-    shuffled        the model looks, but at the image of another question
-    no-image        the bare language model
+question-only   the most frequent answer to each question in the train split; no model
+shuffled        the model looks, but at the image of another question
+no-image        the bare language model
 """
 
 from __future__ import annotations

@@ -133,9 +133,7 @@ def sample(questions: Sequence[Question], limit: int | None, seed: int) -> list[
     return [questions[number] for number in sorted(drawn)]
 
 
-def shown_images(
-    data: EasyVQA, questions: Sequence[Question], control: Control, seed: int
-) -> Iterator[int | None]:
+def shown_images(data: EasyVQA, questions: Sequence[Question], control: Control, seed: int) -> Iterator[int | None]:
     """The image that is shown with each question: its own, another one of the split, or none."""
     others = derangement(IMAGES[data.split], seed) if control == "shuffled" else None
     for question in questions:

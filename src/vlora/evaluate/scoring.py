@@ -40,7 +40,10 @@ def wilson(correct: int, n: int, z: float = Z_95) -> tuple[float, float]:
     centre = rate + z * z / (2 * n)
     spread = z * sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+    # The ends are exact where rounding would put them just beside 0 or 1, and so beside the rate itself.
+    low = (centre - spread) / scale if correct else 0.0
+    high = (centre + spread) / scale if correct < n else 1.0
+    return low, high
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ def load_vision_tower(source: str | Path, dtype: torch.dtype = torch.float32) ->
 def _config_of(source: str | Path) -> PreTrainedConfig:
     try:
         return AutoConfig.from_pretrained(source)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ModelNotFound(
             f"There is no model {str(source)!r}: give a folder with a config.json, or the id of a model on the hub."
         ) from error
@@ -159,12 +159,21 @@ def save_generator(
         for name, tensor in model.model.generator.state_dict().items()
     }
     save_file(state, folder / GENERATOR_FILE, metadata={"format": "pt"})
-    model.config.save_pretrained(folder)
+    (folder / GENERATOR_FILE).chmod(0o644)  # safetensors writes for the owner only
+    _save_config(folder, model.config)
     processor.image_processor.save_pretrained(folder)
     if processor.chat_template:
         (folder / "chat_template.jinja").write_text(str(processor.chat_template), encoding="utf-8")
     record = {"format_version": FORMAT_VERSION, **asdict(parts)}
     (folder / PARTS_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _save_config(folder: Path, config: VLoRAConfig) -> None:
+    """Without the folders that the parts were loaded from: `parts.json` says where they come from."""
+    fields = config.to_diff_dict()
+    for part in (fields, *(value for value in fields.values() if isinstance(value, dict))):
+        part.pop("_name_or_path", None)
+    (folder / "config.json").write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def read_parts(folder: str | Path) -> Parts:

@@ -96,7 +96,7 @@ class GeneratorConfig(PreTrainedConfig):
         layers = tuple(range(step - 1, num_hidden_layers, step)) if self.layers is None else tuple(self.layers)
         wrong = [layer for layer in layers if not 0 <= layer < num_hidden_layers]
         if wrong or not layers:
-            given = ", ".join(map(str, wrong)) or f"every {step}th"
+            given = ", ".join(map(str, wrong)) or (f"every {step}th" if self.layers is None else "none")
             raise ConfigError(
                 "The generator configuration",
                 [f"layers: {given} asked of a language model with layers 0 to {num_hidden_layers - 1}"],
@@ -120,15 +120,16 @@ class VLoRAConfig(PreTrainedConfig):
     """
 
     model_type = "vlora"
-    sub_configs: ClassVar[dict[str, Any]] = {
+    sub_configs: ClassVar[dict[str, Any]] = {  # pyright: ignore[reportIncompatibleMethodOverride]
         "vision_config": AutoConfig,
         "text_config": AutoConfig,
         "generator_config": GeneratorConfig,
     }
 
-    vision_config: dict[str, Any] | PreTrainedConfig | None = None
-    text_config: dict[str, Any] | PreTrainedConfig | None = None
-    generator_config: dict[str, Any] | PreTrainedConfig | None = None
+    # Given as dictionaries, configurations or nothing; configurations once this object is made.
+    vision_config: Any = None
+    text_config: Any = None
+    generator_config: Any = None
     vision_feature_layer: int = -2
     vision_feature_select_strategy: str = "default"
     image_placeholder: str = "erase"
@@ -139,9 +140,14 @@ class VLoRAConfig(PreTrainedConfig):
         self.vision_config = _as_config(self.vision_config, "clip_vision_model")
         self.text_config = _as_config(self.text_config, "llama")
         if not isinstance(self.generator_config, GeneratorConfig):
-            fields = dict(self.generator_config or {})  # type: ignore[arg-type]
+            fields = dict(self.generator_config or {})
             self.generator_config = GeneratorConfig(**fields)
+        parts = (self.vision_config, self.text_config)
+        chosen = [part._attn_implementation for part in parts]
         super().__post_init__(**kwargs)
+        for part, attention in zip(parts, chosen, strict=True):  # the base class has reset what a loaded part runs
+            if part._attn_implementation is None:
+                part._attn_implementation = attention
         self.tie_word_embeddings = bool(self.text_config.tie_word_embeddings)
         problems: list[str] = []
         if self.image_placeholder not in PLACEHOLDERS:

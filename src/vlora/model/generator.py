@@ -19,6 +19,7 @@ through one trunk, as the paper draws it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -155,8 +156,8 @@ class PerceptualWeightsGenerator(nn.Module):
                 init.zeros_(module.bias)
             elif isinstance(module, Trunk):
                 init.normal_(module.queries, std=self.config.query_std)
-        for head in self.heads.values():
-            init.trunc_normal_(head.weight, std=self.config.head_std)
+        for head in self.heads.children():
+            init.trunc_normal_(cast("Tensor", head.weight), std=self.config.head_std)
         init.normal_(self.positions, std=self.config.query_std)
         if self.config.norms:
             init.ones_(self.scales)

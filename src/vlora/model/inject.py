@@ -155,21 +155,25 @@ class Wearer:
 
     Args:
         language_model: the decoder without its head.
+        places: where weights will be worn; other linears get no hook, and cost nothing. None means everywhere.
     """
 
-    def __init__(self, language_model: nn.Module) -> None:
+    def __init__(self, language_model: nn.Module, places: Sequence[Place] | None = None) -> None:
         check_supported(language_model.config.model_type)  # type: ignore[union-attr]
         self._handles: list[RemovableHandle] = []
         for index, block in enumerate(language_model.layers):  # type: ignore[arg-type]
-            self._hook(block, _Block(index))
+            targets = {place.target for place in places if place.layer == index} if places is not None else MODULE_OF
+            self._hook(block, _Block(index), [target for target in MODULE_OF if target in targets])
 
-    def _hook(self, block: nn.Module, hooks: _Block) -> None:
+    def _hook(self, block: nn.Module, hooks: _Block, targets: Sequence[str]) -> None:
+        # Also where nothing is worn: attention kernels need not accept the argument.
         attention = block.get_submodule("self_attn")
         self._handles.append(attention.register_forward_pre_hook(hooks.take, with_kwargs=True))
-        for target, name in MODULE_OF.items():
-            module = block.get_submodule(name)
+        for target in targets:
+            module = block.get_submodule(MODULE_OF[target])
             self._handles.append(module.register_forward_hook(_delta_hook(hooks, target)))
-        self._handles.append(block.get_submodule("mlp").register_forward_hook(hooks.leave))
+        if targets:
+            self._handles.append(block.get_submodule("mlp").register_forward_hook(hooks.leave))
 
     def remove(self) -> None:
         """Take every hook off again."""

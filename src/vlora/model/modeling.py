@@ -46,7 +46,7 @@ class VLoRAPreTrainedModel(PreTrainedModel):
     config: VLoRAConfig
     config_class = VLoRAConfig
     base_model_prefix = "model"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]
     supports_gradient_checkpointing = True
     _skip_keys_device_placement = ["past_key_values"]
     _supports_sdpa = True
@@ -77,8 +77,8 @@ class VLoRAModel(VLoRAPreTrainedModel):
     ) -> None:
         super().__init__(config)
         check_supported(config.text_config.model_type)
-        self.vision_tower = _loaded(vision_tower) or AutoModel.from_config(config.vision_config)
-        self.language_model = _loaded(language_model) or AutoModel.from_config(config.text_config)
+        self.vision_tower: Any = _loaded(vision_tower) or AutoModel.from_config(config.vision_config)
+        self.language_model: Any = _loaded(language_model) or AutoModel.from_config(config.text_config)
         generator = config.generator_config
         layers = generator.worn_layers(config.text_config.num_hidden_layers)
         patches, vision_dim = feature_shape(config.vision_config, select=config.vision_feature_select_strategy)
@@ -91,7 +91,7 @@ class VLoRAModel(VLoRAPreTrainedModel):
         for module in self.generator.children():  # the generator initialises its own parts
             for part in module.modules():
                 part._inside_generator = True  # type: ignore[assignment]
-        self.wearer = Wearer(self.language_model)
+        self.wearer = Wearer(self.language_model, self.generator.layout.places)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -261,21 +261,16 @@ class VLoRAForConditionalGeneration(VLoRAPreTrainedModel, GenerationMixin):
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
 
-    def __init__(
-        self, config: VLoRAConfig, vision_tower: nn.Module | None = None, causal_lm: nn.Module | None = None
-    ) -> None:
+    def __init__(self, config: VLoRAConfig, vision_tower: Any = None, causal_lm: Any = None) -> None:
         super().__init__(config)
         text = config.text_config
         if causal_lm is None:
             self.model = VLoRAModel(config, vision_tower)
-            self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
+            self.lm_head: Any = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
         else:
-            attention = causal_lm.config._attn_implementation
             self.model = VLoRAModel(config, vision_tower, causal_lm.model)
             self.lm_head = _loaded(causal_lm.lm_head)
             self.generation_config = causal_lm.generation_config
-            # The constructors of the outer models reset the choice in the configuration that all of them share.
-            self.model.language_model.set_attn_implementation(attention)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -347,10 +342,11 @@ class VLoRAForConditionalGeneration(VLoRAPreTrainedModel, GenerationMixin):
             logits, loss = self._supervised_loss(hidden, labels)
         else:
             keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            logits = self.lm_head(hidden[:, keep])
+            logits = self._logits(hidden[:, keep])
             if labels is not None:
                 vocabulary = self.config.text_config.vocab_size
-                loss = self.loss_function(logits=logits, labels=labels, vocab_size=vocabulary, **kwargs)
+                loss_function: Any = self.loss_function
+                loss = loss_function(logits=logits, labels=labels, vocab_size=vocabulary, **kwargs)
         return VLoRAOutput(
             loss=loss,
             logits=logits,
@@ -374,12 +370,17 @@ class VLoRAForConditionalGeneration(VLoRAPreTrainedModel, GenerationMixin):
         weights = kwargs.get("perceptual_weights")
         if isinstance(weights, PerceptualWeights):  # a tensor is repeated for beams and several answers
             kwargs["perceptual_weights"] = weights.values
-        return super().generate(inputs, *args, **kwargs)
+        return super().generate(inputs, *args, **kwargs)  # pyright: ignore
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        logits = self.lm_head(hidden)
+        cap = getattr(self.config.text_config, "final_logit_softcapping", None)  # Gemma 2
+        return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def _supervised_loss(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         targets = F.pad(labels, (0, 1), value=IGNORED)[:, 1:]  # position t predicts label t + 1
         rows, columns = (targets != IGNORED).nonzero(as_tuple=True)
-        logits = self.lm_head(hidden[rows, columns])
+        logits = self._logits(hidden[rows, columns])
         losses = F.cross_entropy(logits.float(), targets[rows, columns], reduction="none")
         per_row = losses.new_zeros(len(labels)).index_add(0, rows, losses)
         counts = (targets != IGNORED).sum(1)

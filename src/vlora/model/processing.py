@@ -7,6 +7,7 @@ image among `pixel_values`, or -1.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,7 +48,7 @@ class VLoRAProcessor(ProcessorMixin):
         """What `__call__` may return."""
         return [*self.tokenizer.model_input_names, *self.image_processor.model_input_names, "image_index"]
 
-    def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> Any:
+    def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Prepare a batch.
 
         Args:
@@ -100,7 +101,7 @@ def harmless(text: str, tokenizer: Any) -> str:
     tokens = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     # Longest first: a broken token must not leave a shorter one whole.
     for token in sorted((token for token in tokens if len(token) > 1), key=len, reverse=True):
-        text = text.replace(token, f"{token[0]} {token[1:]}")
+        text = re.sub(f"{re.escape(token[0])}(?={re.escape(token[1:])})", lambda found: f"{found[0]} ", text)
     return text
 
 

@@ -28,12 +28,16 @@ def encode(vision_tower: nn.Module, pixel_values: Tensor, *, feature_layer: int,
     if not takes_layers(config):
         return vision_tower(pixel_values=pixel_values).last_hidden_state
     states = vision_tower(pixel_values=pixel_values, output_hidden_states=True).hidden_states[feature_layer]
-    return states[:, states.shape[1] - patch_count(config) :] if select == "default" else states
+    if select == "full":
+        return states
+    # Counted on the pixels: some encoders take images of any size, and no patch may be dropped unseen.
+    patches = _squared(tuple(pixel_values.shape[-2:]), config.patch_size)
+    return states[:, states.shape[1] - patches :]
 
 
 def takes_layers(config: PreTrainedConfig) -> bool:
     """Whether the encoder is a transformer with a choice of layers."""
-    return hasattr(config, "num_hidden_layers") and hasattr(config, "patch_size")
+    return hasattr(config, "num_attention_heads") and hasattr(config, "patch_size")
 
 
 def patch_count(config: PreTrainedConfig) -> int:
@@ -44,7 +48,7 @@ def patch_count(config: PreTrainedConfig) -> int:
     """
     if hasattr(config, "patches"):
         return int(config.patches)
-    if hasattr(config, "image_size") and hasattr(config, "patch_size"):
+    if takes_layers(config) and hasattr(config, "image_size"):
         return _squared(config.image_size, config.patch_size)
     raise UnsupportedModel(
         f"A vision encoder of type {config.model_type!r} does not state image_size and patch_size; choose one whose "

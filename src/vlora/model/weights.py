@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -141,7 +141,7 @@ class VisualParameters:
         return self.values.shape[0]
 
     def __getitem__(self, index: Index) -> VisualParameters:
-        return VisualParameters(self.values[_batch_index(index)])
+        return VisualParameters(self.values[_batch_index(index, len(self))])
 
     def __repr__(self) -> str:
         return f"VisualParameters({_shape(self.values)}, {self.values.dtype}, {self.nbytes} bytes)"
@@ -151,7 +151,7 @@ class VisualParameters:
         """Bytes of all samples together."""
         return self.values.nbytes
 
-    def to(self, *args: torch.device | torch.dtype | str) -> VisualParameters:
+    def to(self, *args: Any) -> VisualParameters:
         """Move or convert, as `Tensor.to`."""
         return VisualParameters(self.values.to(*args))
 
@@ -199,7 +199,7 @@ class PerceptualWeights:
         return self.values.shape[0]
 
     def __getitem__(self, index: Index) -> PerceptualWeights:
-        return PerceptualWeights(self.values[_batch_index(index)], self.layout, self.b)
+        return PerceptualWeights(self.values[_batch_index(index, len(self))], self.layout, self.b)
 
     def __repr__(self) -> str:
         return (
@@ -239,7 +239,7 @@ class PerceptualWeights:
         picked = self.values.index_select(0, index.clamp_min(0))
         return PerceptualWeights(picked.where(index.ge(0)[:, None], 0), self.layout, self.b)
 
-    def to(self, *args: torch.device | torch.dtype | str) -> PerceptualWeights:
+    def to(self, *args: Any) -> PerceptualWeights:
         """Move or convert, as `Tensor.to`; B goes along."""
         return PerceptualWeights(
             self.values.to(*args), self.layout, {place: b.to(*args) for place, b in self.b.items()}
@@ -273,16 +273,23 @@ class PerceptualWeights:
         tensors, metadata = _read(path)
         if "layout" not in metadata or "values" not in tensors:
             raise CheckpointError(f"{path} holds no perceptual weights; it holds {', '.join(tensors) or 'nothing'}.")
-        fields = json.loads(metadata["layout"])
-        places = tuple(Place(*place) for place in fields["places"])
-        layout = Layout(places, fields["rank"], fields["scale"])
-        b = {(p.layer, p.target): tensors[f"b.{p.layer}.{p.target}"] for p in places}
-        return PerceptualWeights(tensors["values"], layout, b)
+        try:
+            fields = json.loads(metadata["layout"])
+            places = tuple(Place(*place) for place in fields["places"])
+            layout = Layout(places, fields["rank"], fields["scale"])
+            b = {(p.layer, p.target): tensors[f"b.{p.layer}.{p.target}"] for p in places}
+            return PerceptualWeights(tensors["values"], layout, b)
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path} is damaged: its layout does not fit what it holds.") from error
 
 
-def _batch_index(index: Index) -> Index:
+def _batch_index(index: Index, size: int) -> Index:
     """An integer keeps the batch dimension, so that every result is a batch."""
+    if isinstance(index, Tensor) and index.ndim == 0 and index.dtype != torch.bool:
+        index = int(index)
     if isinstance(index, int):
+        if not -size <= index < size:  # also what ends a loop over the samples
+            raise IndexError(f"There is no sample {index} in a batch of {size}.")
         return slice(index, None if index == -1 else index + 1)
     if isinstance(index, slice | Tensor):
         return index

@@ -1,8 +1,8 @@
 """One file is one experiment: what is trained, on what, how long.
 
-    model:    the two frozen parts and the generator
-    data:     which questions about which images
-    train:    steps, learning rates, checkpoints
+model:    the two frozen parts and the generator
+data:     which questions about which images
+train:    steps, learning rates, checkpoints
 """
 
 from __future__ import annotations
@@ -82,7 +82,9 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> TrainCo
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise InputError(f"There is no config file {str(path)!r}: give a YAML file such as configs/nano.yaml.") from error
+        raise InputError(
+            f"There is no config file {str(path)!r}: give a YAML file such as configs/nano.yaml."
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"The config file {str(path)!r} cannot be read: give a YAML file.") from error
     except yaml.YAMLError as error:

@@ -1,11 +1,11 @@
 """A training run: from a config to a generator-only checkpoint, in a folder that says how it was made.
 
-    runs/nano/
-      config.yaml          the resolved config
-      environment.json     versions and device
-      metrics.jsonl        a line per log step
-      checkpoint-N/        generator, optimiser, schedule, random numbers
-      final/               the generator-only checkpoint; `vlora ask --model runs/nano/final`
+runs/nano/
+  config.yaml          the resolved config
+  environment.json     versions and device
+  metrics.jsonl        a line per log step
+  checkpoint-N/        generator, optimiser, schedule, random numbers
+  final/               the generator-only checkpoint; `vlora ask --model runs/nano/final`
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from transformers import TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from .. import __version__
-from ..api import language_model_and_tokenizer
 from ..errors import InputError, VLoRAError
+from ..loading import language_model_and_tokenizer
 from ..model import GeneratorConfig, VLoRAForConditionalGeneration, VLoRAProcessor, register
 from ..model.assemble import assemble, load_image_processor, load_vision_tower, parts_of, save_generator
 from .config import TrainConfig
@@ -35,7 +35,9 @@ from .trainer import GeneratorTrainer, Progress, Tell, last_checkpoint
 # Fields that may differ between a run and its resumption.
 FREE = (
     "train.steps",
-    "train.log_steps", "train.save_steps",
+    "train.decay_steps",
+    "train.log_steps",
+    "train.save_steps",
     "train.keep_checkpoints",
     "train.device",
     "train.stored_dtype",
@@ -104,7 +106,7 @@ def build(config: TrainConfig, device: torch.device) -> tuple[VLoRAForConditiona
     section = config.model
     causal_lm, tokenizer = language_model_and_tokenizer(section.language_model)
     tower, image_processor = _vision(config)
-    model = assemble(
+    model: Any = assemble(
         causal_lm=causal_lm,
         vision_tower=tower,
         generator=GeneratorConfig(**section.generator),
@@ -123,7 +125,7 @@ def build(config: TrainConfig, device: torch.device) -> tuple[VLoRAForConditiona
     dtype = worn_precision(config, device)
     model.model.language_model.to(dtype)
     model.lm_head.to(dtype)
-    return model.to(device), processor  # type: ignore[arg-type]
+    return model.to(device), processor
 
 
 def _vision(config: TrainConfig) -> tuple[Any, Any]:
@@ -158,7 +160,7 @@ def _matmul_seconds(dtype: torch.dtype) -> float:
     times: list[float] = []
     for _ in range(8):
         began = time.perf_counter()
-        a @ b
+        torch.mm(a, b)
         times.append(time.perf_counter() - began)
     return min(times)
 
@@ -183,6 +185,7 @@ def _arguments(config: TrainConfig, folder: Path, device: torch.device) -> Train
         save_total_limit=max(2, section.keep_checkpoints),
         remove_unused_columns=False,
         disable_tqdm=True,
+        use_cache=True,  # the Trainer writes it into the config, which is saved; the training step itself uses none
         report_to=[],
         use_cpu=device.type == "cpu",
     )
@@ -225,15 +228,15 @@ def _prepare(folder: Path, config: TrainConfig, *, resuming: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(wanted, sort_keys=False), encoding="utf-8")
     except OSError as error:
-        raise VLoRAError(f"The run folder {folder} cannot be written ({error.strerror}): give another --run-dir.") from error
+        raise VLoRAError(
+            f"The run folder {folder} cannot be written ({error.strerror}): give another --run-dir."
+        ) from error
 
 
 def _differences(before: Any, after: Any, path: str = "") -> list[str]:
     if isinstance(before, dict) and isinstance(after, dict):
         keys = [*before, *(key for key in after if key not in before)]
-        return [
-            d for k in keys for d in _differences(before.get(k), after.get(k), f"{path}.{k}" if path else str(k))
-        ]
+        return [d for k in keys for d in _differences(before.get(k), after.get(k), f"{path}.{k}" if path else str(k))]
     return [] if before == after else [path]
 
 
@@ -252,9 +255,7 @@ def _write_environment(folder: Path, device: torch.device, model: VLoRAForCondit
     (folder / "environment.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def _finish(
-    folder: Path, config: TrainConfig, model: VLoRAForConditionalGeneration, processor: VLoRAProcessor
-) -> Path:
+def _finish(folder: Path, config: TrainConfig, model: VLoRAForConditionalGeneration, processor: VLoRAProcessor) -> Path:
     final = folder / "final"
     parts = parts_of(model, language_model=config.model.language_model, vision=config.model.vision)
     save_generator(final, model, processor, parts, dtype=getattr(torch, config.train.stored_dtype))

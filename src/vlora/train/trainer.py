@@ -57,7 +57,7 @@ class GeneratorTrainer(Trainer):
         # Our loss is a mean already; the Trainer must divide it when it accumulates gradients.
         self.model_accepts_loss_kwargs = False
 
-    def compute_loss(
+    def compute_loss(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
     ) -> Tensor | tuple[Tensor, Any]:
         """Mean over answers, logits at supervised positions only."""
@@ -71,7 +71,7 @@ class GeneratorTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW in three groups: matrices with decay, the rest without, and what writes into the language model."""
-        if self.optimizer is None:
+        if self.optimizer is None:  # pyright: ignore[reportUnnecessaryComparison]
             self.optimizer = torch.optim.AdamW(_groups(self.model, self.args, self.output_rate), betas=(0.9, 0.98))
         return self.optimizer
 
@@ -140,9 +140,7 @@ class Tell(TrainerCallback):
         self.path, self.images, self.questions, self.report = path, images, questions, report
         self.began, self.first_step = time.monotonic(), 0
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Start the clock, and drop what a cut-off run logged after its last checkpoint."""
         self.began, self.first_step = time.monotonic(), state.global_step
         if self.path.exists():

@@ -1,0 +1,83 @@
+"""`vlora train`: from a config file to a generator."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Protocol
+
+import typer
+
+from ._eyes import AsJson
+from ._output import command, err, note, print_json, say
+
+if TYPE_CHECKING:
+    from ..train.trainer import Progress
+
+    class Report(Protocol):
+        """Told how far a run is."""
+
+        def __call__(self, progress: Progress, /) -> None: ...
+
+
+@command
+def train(
+    config: Annotated[Path, typer.Argument(help="A YAML file, such as configs/nano.yaml.")],
+    run_dir: Annotated[Path | None, typer.Option(help="Where the run is kept; default runs/NAME.")] = None,
+    resume: Annotated[
+        str, typer.Option(help="none; auto, from the last checkpoint if there is one; or a checkpoint.")
+    ] = "none",
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a field of the config; repeatable.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a generator from a config file."""
+    # Checked before transformers is imported, which takes seconds.
+    from ..train.config import load_config
+
+    settings = load_config(config, overrides or [])
+    from transformers.utils import logging as transformers_logging
+
+    from ..train.run import train as run
+
+    transformers_logging.disable_progress_bar()
+    with _progress() as report:
+        final = run(settings, run_dir=run_dir, resume=resume, report=report)
+    if as_json:
+        print_json({"name": settings.name, "model": str(final)})
+    else:
+        say(f"The model is in {final}: try `vlora ask IMAGE QUESTION --model {final}`.")
+
+
+@contextmanager
+def _progress() -> Generator[Report, None, None]:
+    """A bar on stderr for a person, a line per report for a log."""
+    if not sys.stderr.isatty():
+        yield _line
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    with Bar(BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[words]}"), console=err()) as bar:
+        task = bar.add_task("", total=None, words="")
+
+        def tell(progress: Progress, /) -> None:
+            bar.update(task, completed=progress.step, total=progress.steps, words=_words(progress))
+
+        yield tell
+
+
+def _line(progress: Progress, /) -> None:
+    note(f"step {progress.step} of {progress.steps}  {_words(progress)}")
+
+
+def _words(progress: Progress) -> str:
+    end = datetime.now().astimezone() + timedelta(seconds=progress.seconds_left)
+    return (
+        f"loss {progress.loss:.4f}  {progress.questions_per_second:.1f} questions/s  "
+        f"{progress.images_per_second:.1f} images/s  ends {end:%a %H:%M}"
+    )

@@ -1,0 +1,52 @@
+"""Norms and ranks from the factors equal those of the dense matrix."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vlora.api import Eyes
+from vlora.evaluate.deltas import effective_rank, measure, singular_values, stable_rank
+from vlora.model.inject import MODULE_OF
+
+
+@pytest.mark.parametrize(("in_dim", "rank", "out_dim"), [(12, 3, 7), (5, 5, 5), (2, 4, 9), (9, 4, 2)])
+def test_singular_values(in_dim: int, rank: int, out_dim: int) -> None:
+    a, b = torch.randn(in_dim, rank), torch.randn(rank, out_dim)
+    dense = torch.linalg.svdvals((a @ b).double())
+    values = singular_values(a, b)
+    torch.testing.assert_close(values[: len(dense)], dense[: len(values)], rtol=1e-5, atol=1e-5)
+
+
+def test_ranks() -> None:
+    same = torch.tensor([2.0, 2.0, 2.0])
+    assert stable_rank(same) == pytest.approx(3)
+    assert effective_rank(same) == pytest.approx(3)
+    one = torch.tensor([5.0, 0.0, 0.0])
+    assert stable_rank(one) == effective_rank(one) == pytest.approx(1)
+    assert stable_rank(torch.zeros(3)) == effective_rank(torch.zeros(3)) == 0
+    assert effective_rank(torch.tensor([3.0, 1.0])) == pytest.approx(
+        np.exp(-(0.75 * np.log(0.75) + 0.25 * np.log(0.25)))
+    )
+
+
+def test_measure(eyes: Eyes) -> None:
+    with torch.inference_mode():
+        weights = eyes.model.expand(eyes.perceive(Image.effect_noise((20, 20), 60)))
+    llm = eyes.model.model.language_model
+    deltas = measure(weights, llm)
+    assert [(d.layer, d.target) for d in deltas] == [(n, t) for n in (0, 1) for t in ("q", "v", "mlp")]
+    for delta in deltas:
+        with torch.inference_mode():
+            dense = weights.delta(delta.layer, delta.target)[0]
+        assert delta.norm == pytest.approx(float(dense.norm()), rel=1e-4)
+        if delta.target == "mlp":
+            assert delta.relative_norm is None
+        else:
+            base = llm.get_submodule(f"layers.{delta.layer}.{MODULE_OF[delta.target]}").weight.detach()
+            assert delta.relative_norm == pytest.approx(float(dense.norm() / base.norm()), rel=1e-4)
+        assert delta.stable_rank == pytest.approx(
+            float(dense.norm() ** 2 / torch.linalg.matrix_norm(dense, 2) ** 2), rel=1e-4
+        )
