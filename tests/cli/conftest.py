@@ -12,14 +12,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-import vlora.api
+import vlora
 from tests.cli.tiny import save_whole
 from vlora.cli import app
-
-needs_nano = pytest.mark.skipif(
-    not Path(vlora.api.__file__).with_name("nano").joinpath("generator.safetensors").is_file(),
-    reason="the weights of nano are not here",
-)
 
 Run = Callable[..., Result]
 Process = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -32,13 +27,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_eyes(tiny: Path) -> vlora.api.Eyes:
+def tiny_eyes(tiny: Path) -> vlora.Eyes:
     """The same, loaded."""
     return vlora.load(tiny, device="cpu")
 
 
 @pytest.fixture
-def loaded(tiny_eyes: vlora.api.Eyes, monkeypatch: pytest.MonkeyPatch) -> vlora.api.Eyes:
+def loaded(tiny_eyes: vlora.Eyes, monkeypatch: pytest.MonkeyPatch) -> vlora.Eyes:
     """Every command gets the tiny model, whichever it asks for, without the wait for loading."""
     monkeypatch.setattr("vlora.loading.load", lambda *_, **__: tiny_eyes)
     monkeypatch.setattr("vlora.nano.parts.language_model_folder", lambda *_: None)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cli.conftest import Process, Run, needs_nano, one_sentence
+from tests.cli.conftest import Process, Run, one_sentence
 from vlora.api import Eyes
 
 KEYS = {
@@ -204,7 +204,6 @@ def test_refusal_in_a_process_of_its_own(process: Process, tmp_path: Path) -> No
 # -- nano ----------------------------------------------------------------------------------------------
 
 
-@needs_nano
 def test_nano(process: Process, photo: Path) -> None:
     done = process("ask", photo, "what is the color of the shape?", "--json", "--max-new-tokens", 4)
     assert (done.returncode, done.stderr) == (0, "")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Process, Run, needs_nano, one_sentence
+from tests.cli.conftest import Process, Run, one_sentence
 from vlora.api import Eyes
 
 KEYS = {"task", "split", "n", "accuracy", "interval", "control", "model", "seconds", "by_kind"}
@@ -74,7 +74,6 @@ def test_usage(run: Run, arguments: tuple[str, ...]) -> None:
     assert (result.exit_code, result.stdout) == (2, "")
 
 
-@needs_nano
 def test_nano(process: Process) -> None:
     done = process("evaluate", "easy-vqa", "--limit", 20, "--json")
     assert (done.returncode, done.stderr) == (0, "")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Process, Run, needs_nano, one_sentence
+from tests.cli.conftest import Process, Run, one_sentence
 from vlora.api import Eyes
 
 
@@ -53,7 +53,6 @@ def test_bad_image(run: Run, tmp_path: Path) -> None:
     assert "does not exist" in one_sentence(run("inspect", tmp_path / "no.png"))
 
 
-@needs_nano
 def test_nano(process: Process, photo: Path) -> None:
     done = process("inspect", photo, "--json")
     assert (done.returncode, done.stderr) == (0, "")

@@ -143,7 +143,7 @@ def test_a_generator_only_checkpoint_gives_back_the_model(
     assert torch.equal(
         again(input_ids=ids, pixel_values=pixels).logits, model(input_ids=ids, pixel_values=pixels).logits
     )
-    assert again.config.to_dict() == model.config.to_dict()
+    assert again.config.generator_config.to_dict() == model.config.generator_config.to_dict()
     assert not again.training
     assert read_parts(folder).language_model == Part(str(parts / "llm"), fingerprint(model.model.language_model))
     assert (folder / "chat_template.jinja").read_text() == tiny_processor().chat_template

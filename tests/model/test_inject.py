@@ -101,6 +101,7 @@ def test_a_model_all_in_bfloat16() -> None:
     assert (logits.float() - exact).abs().mean() < 0.2 * exact.std()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 @pytest.mark.parametrize("cache", ["dynamic", "static"])
 @torch.no_grad()

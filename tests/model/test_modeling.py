@@ -282,8 +282,7 @@ def _chat(seed: int) -> list[dict[str, Any]]:
 @torch.no_grad()
 def test_the_pipeline(folder: Path) -> None:
     pipe = pipeline("image-text-to-text", model=str(folder))
-    options: dict[str, Any] = {"max_new_tokens": 6, "return_full_text": False, "generate_kwargs": {"do_sample": False}}
-    options = {"return_full_text": False, "generate_kwargs": {"do_sample": False, "max_new_tokens": 6}}
+    options: dict[str, Any] = {"return_full_text": False, "generate_kwargs": {"do_sample": False, "max_new_tokens": 6}}
     answers = [pipe(text=_chat(seed), **options)[0]["generated_text"] for seed in (0, 1)]
 
     model = VLoRAForConditionalGeneration.from_pretrained(folder)
