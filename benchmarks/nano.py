@@ -95,7 +95,6 @@ def ways(eyes: vlora.Eyes) -> dict[str, Way]:
 
 def _way(llm: Any, encode: Callable[[], Any], prompt: dict[str, Any]) -> Way:
     cache = llm(**prompt, use_cache=True).past_key_values
-    length = cache.get_seq_length()
     rest = {name: value for name, value in prompt.items() if name == "perceptual_weights"}
     token = torch.tensor([[1]])
 
@@ -104,7 +103,7 @@ def _way(llm: Any, encode: Callable[[], Any], prompt: dict[str, Any]) -> Way:
 
     def decode() -> None:
         llm(input_ids=token, past_key_values=cache, use_cache=True, **rest)
-        cache.crop(length)  # every measured step sees the same context
+        cache.crop(-1)  # every measured step sees the same context
 
     return Way(encode, prefill, decode)
 

@@ -87,8 +87,8 @@ def test_memory_stays_small() -> None:
     """The peak of a whole process that loads and answers, in kilobytes on Linux."""
     image = ROOT / "examples" / "images" / "shape-1.png"
     script = (
-        "import resource, vlora; vlora.load('nano').ask({!r}, 'what is the shape?');"
+        f"import resource, vlora; vlora.load('nano').ask({str(image)!r}, 'what is the shape?');"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-    ).format(str(image))
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert int(done.stdout.split()[-1]) * 1024 < 2.5e9

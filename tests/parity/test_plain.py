@@ -72,8 +72,8 @@ def test_nothing_stays_after_a_call() -> None:
     ids = token_ids(2, 9)
     bare = model(input_ids=ids).logits
     model(input_ids=ids, pixel_values=images(2))
-    assert torch.equal(model(input_ids=ids).logits, bare)
     assert not any(hooks.worn for hooks in _blocks(model))
+    assert torch.equal(model(input_ids=ids).logits, bare)
 
 
 @torch.no_grad()

@@ -18,7 +18,6 @@ through one trunk, as the paper draws it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import cast
 
 import torch
@@ -197,8 +196,12 @@ class PerceptualWeightsGenerator(nn.Module):
                 f"These visual parameters are for {codes.shape[1]} targets and {codes.shape[2]} layers; this model has "
                 f"{len(self.targets)} and {len(self.layers)}: they belong to another model."
             )
-        values = torch.cat([self._site_values(codes, site.layer, site.targets) for site in self.layout.sites], dim=1)
-        return self.weights_from(values)
+        factors = self._factors(codes)
+        rows = (
+            torch.cat([factors[site.layer, target] for target in site.targets], dim=-1).flatten(1)
+            for site in self.layout.sites
+        )
+        return self.weights_from(torch.cat(list(rows), dim=1))
 
     def weights_from(self, values: Tensor) -> PerceptualWeights:
         """Wrap A values `[batch, layout.numel]` with this generator's layout and B."""
@@ -207,22 +210,32 @@ class PerceptualWeightsGenerator(nn.Module):
             b = {place: factor.to(values.dtype) for place, factor in b.items()}
         return PerceptualWeights(values, self.layout, b)
 
-    def _site_values(self, codes: Tensor, layer: int, targets: tuple[str, ...]) -> Tensor:
-        """A of the targets of one site, side by side and flat: `[image, in_dim * targets * rank]`."""
-        return torch.cat(list(self._a_of(codes, layer, targets)), dim=-1).flatten(1)
+    def _factors(self, codes: Tensor) -> dict[tuple[int, str], Tensor]:
+        """A of every (layer, target), `[image, in_dim, rank]`; each head runs, and is read, once for all its layers."""
+        factors: dict[tuple[int, str], Tensor] = {}
+        for row, target in enumerate(self.targets):
+            code = self.head_norms[target](codes[:, row])
+            for in_dim, layers in self._layers_by_width(target).items():
+                columns = [self.layers.index(layer) for layer in layers]
+                a = self.heads[_head_name(target, in_dim)](code[:, columns])
+                a = a.unflatten(-1, (in_dim, self.config.rank))
+                if self.config.norms:
+                    a = a * self.scales[row, columns][:, None, None]
+                factors |= {(layer, target): a[:, number] for number, layer in enumerate(layers)}
+        if self.config.static_rank:
+            factors = {place: self._with_static(a, *place) for place, a in factors.items()}
+        return factors
 
-    def _a_of(self, codes: Tensor, layer: int, targets: tuple[str, ...]) -> Iterator[Tensor]:
-        column = self.layers.index(layer)
-        for target in targets:
-            in_dim = self.layout.place_of[layer, target].in_dim
-            row = self.targets.index(target)
-            code = self.head_norms[target](codes[:, row, column])
-            a = self.heads[_head_name(target, in_dim)](code).unflatten(-1, (in_dim, self.config.rank))
-            if self.config.norms:
-                a = a * self.scales[row, column]
-            yield a
-            if self.config.static_rank:
-                yield self.static_a[_place_name(layer, target)].expand(len(codes), -1, -1)
+    def _layers_by_width(self, target: str) -> dict[int, list[int]]:
+        widths: dict[int, list[int]] = {}
+        for layer in self.layers:
+            widths.setdefault(self.layout.place_of[layer, target].in_dim, []).append(layer)
+        return widths
+
+    def _with_static(self, a: Tensor, layer: int, target: str) -> Tensor:
+        """The generated columns and the learned ones side by side: the sum of both updates."""
+        static = self.static_a[_place_name(layer, target)]
+        return torch.cat([a, static.expand(len(a), -1, -1)], dim=-1)
 
 
 def _place_name(layer: int, target: str) -> str:
