@@ -14,6 +14,7 @@ from PIL import Image
 
 from tests.cli.conftest import Process, Run, one_sentence
 from vlora.api import Eyes
+from vlora.nano.parts import language_model_folder
 
 KEYS = {
     "answer",
@@ -205,6 +206,7 @@ def test_refusal_in_a_process_of_its_own(process: Process, tmp_path: Path) -> No
 
 
 def test_nano(process: Process, photo: Path) -> None:
+    language_model_folder()  # the first use of all says that it converts
     done = process("ask", photo, "what is the color of the shape?", "--json", "--max-new-tokens", 4)
     assert (done.returncode, done.stderr) == (0, "")
     answer = json.loads(done.stdout)

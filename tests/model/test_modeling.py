@@ -28,7 +28,7 @@ from tests.helpers import (
     token_ids,
 )
 from vlora.errors import InputError
-from vlora.model import VLoRAForConditionalGeneration, VLoRAModel
+from vlora.model import PerceptualWeights, VLoRAForConditionalGeneration, VLoRAModel
 from vlora.model.assemble import assemble
 
 KINDS: list[tuple[str, dict[str, Any]]] = [
@@ -301,3 +301,25 @@ def test_the_pipeline(folder: Path) -> None:
 
     plain = pipe(images=picture(0), text="<image>what is this", **options)
     assert isinstance(plain[0]["generated_text"], str)
+
+
+@pytest.mark.parametrize("index", [[0, 2], [0, -2], [5, 5]])
+def test_an_image_that_is_not_there_is_refused(index: list[int]) -> None:
+    with pytest.raises(InputError, match="there are 2, counted from 0"):
+        shared_model()(input_ids=token_ids(2, 5), pixel_values=images(2), image_index=torch.tensor(index))
+
+
+def test_generate_refuses_weights_of_another_model() -> None:
+    model = shared_model()
+    own = model.expand(model.perceive(images(1)))
+    foreign = PerceptualWeights(own.values, own.layout, {place: b * 2 for place, b in own.b.items()})
+    with pytest.raises(InputError, match="own B"):
+        model.generate(input_ids=token_ids(1, 5), perceptual_weights=foreign, max_new_tokens=2, pad_token_id=0)
+    other = tiny_model(rank=2)
+    with pytest.raises(InputError, match="belong to another model"):
+        model.generate(
+            input_ids=token_ids(1, 5),
+            perceptual_weights=other.expand(other.perceive(images(1))),
+            max_new_tokens=2,
+            pad_token_id=0,
+        )

@@ -153,6 +153,11 @@ class VLoRAModel(VLoRAPreTrainedModel):
                 f"image_index must have one entry for each of the {rows} rows; got {tuple(image_index.shape)}. "
                 "A row of text takes one image."
             )
+        if image_index.numel() and not -1 <= int(image_index.min()) <= int(image_index.max()) < len(weights):
+            raise InputError(
+                f"image_index names images from {int(image_index.min())} to {int(image_index.max())}; "
+                f"there are {len(weights)}, counted from 0, and -1 is none."
+            )
         return weights.rows(image_index)
 
     def forward(
@@ -225,14 +230,22 @@ class VLoRAModel(VLoRAPreTrainedModel):
         if given is None:
             return None
         weights = self.generator.weights_from(given) if isinstance(given, Tensor) else given
-        if weights.layout != self.generator.layout:
-            raise InputError("These perceptual weights belong to another model: their targets, layers or rank differ.")
+        self.check_own(weights)
         if len(weights) == 0 or rows % len(weights):
             raise InputError(
                 f"{len(weights)} samples of perceptual weights cannot be shared out evenly to {rows} rows of text; "
                 "give one sample per row."
             )
         return weights
+
+    def check_own(self, weights: PerceptualWeights) -> None:
+        """Refuse weights of another layout.
+
+        Raises:
+            InputError: their targets, layers or rank differ from this model's.
+        """
+        if weights.layout != self.generator.layout:
+            raise InputError("These perceptual weights belong to another model: their targets, layers or rank differ.")
 
     def _checkpoints_reentrantly(self, weights: PerceptualWeights) -> bool:
         block = self.language_model.layers[0]
@@ -368,8 +381,12 @@ class VLoRAForConditionalGeneration(VLoRAPreTrainedModel, GenerationMixin):
             text = next(x for x in (inputs, kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if x is not None)
             kwargs["perceptual_weights"] = self.model.perceptual_weights(pixel_values, image_index, len(text))
         weights = kwargs.get("perceptual_weights")
-        if isinstance(weights, PerceptualWeights):  # a tensor is repeated for beams and several answers
-            kwargs["perceptual_weights"] = weights.values
+        if isinstance(weights, PerceptualWeights):
+            self.model.check_own(weights)
+            own = self.model.generator.weights_from(weights.values).b
+            if any(b is not own[place] and not torch.equal(b, own[place]) for place, b in weights.b.items()):
+                raise InputError("generate wears this model's own B; these perceptual weights come with another.")
+            kwargs["perceptual_weights"] = weights.values  # a tensor is repeated for beams and several answers
         return super().generate(inputs, *args, **kwargs)  # pyright: ignore
 
     def _logits(self, hidden: Tensor) -> Tensor:
