@@ -20,7 +20,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig
+
+# Not from the top level, where early 5.x offers it only beside torchvision, which its Pillow backend does not need.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from ..errors import CheckpointError, ModelNotFound
 from .configuration import GeneratorConfig, VLoRAConfig

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import ProcessorMixin
@@ -67,6 +67,12 @@ class VLoRAProcessor(ProcessorMixin):
         index = self._image_index(texts)
         if images is not None and _is_empty(images):
             images = None
+        named, given = len(texts) - index.count(-1), _count(images)
+        if texts and named != given:
+            raise InputError(
+                f"The texts name {named} images with {self.image_token!r} and {given} are given: "
+                "name each image once, in the text it belongs to."
+            )
         batch = super().__call__(images=images, text=text, **kwargs)
         if images is not None and texts:
             as_tensor = batch.data.get("input_ids") is not None and isinstance(batch["input_ids"], torch.Tensor)
@@ -103,6 +109,15 @@ def harmless(text: str, tokenizer: Any) -> str:
     for token in sorted((token for token in tokens if len(token) > 1), key=len, reverse=True):
         text = re.sub(f"{re.escape(token[0])}(?={re.escape(token[1:])})", lambda found: f"{found[0]} ", text)
     return text
+
+
+def _count(images: Any) -> int:
+    """Images in a nest of lists; a stack of images as one array counts each."""
+    if images is None:
+        return 0
+    if isinstance(images, list | tuple):
+        return sum(_count(image) for image in cast("Sequence[Any]", images))
+    return len(images) if getattr(images, "ndim", 0) == 4 else 1
 
 
 def _is_empty(images: Any) -> bool:
