@@ -65,7 +65,7 @@ class VLoRAProcessor(ProcessorMixin):
         """
         texts = [text] if isinstance(text, str) else list(text or [])
         index = self._image_index(texts)
-        if images is not None and _is_empty(images):
+        if _count(images) == 0:
             images = None
         named, given = len(texts) - index.count(-1), _count(images)
         if texts and named != given:
@@ -118,9 +118,3 @@ def _count(images: Any) -> int:
     if isinstance(images, list | tuple):
         return sum(_count(image) for image in cast("Sequence[Any]", images))
     return len(images) if getattr(images, "ndim", 0) == 4 else 1
-
-
-def _is_empty(images: Any) -> bool:
-    if isinstance(images, list | tuple):
-        return all(_is_empty(image) for image in images)
-    return images is None
