@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from vlora.data.prompts import IGNORED
 from vlora.data.sets import easy_vqa
+from vlora.model.modeling import IGNORED
 from vlora.train.looks import Collator, augmented, plan
 
 

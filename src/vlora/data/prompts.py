@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import InputError
+from ..model.modeling import IGNORED
 from ..model.processing import harmless
-
-IGNORED = -100  # label of a position that is not supervised
 
 
 def render(question: str, processor: Any) -> str:

@@ -16,11 +16,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-import torch
-
 from ..api import Eyes
 from ..errors import InputError
-from ..model import PerceptualWeights, VisualParameters
+from ..model import VisualParameters
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Told how many questions are answered, and of how many."""
@@ -65,8 +63,7 @@ def predict(
     answers: dict[Asked, str] = {}
     done = 0
     for batch in _batches(eyes, list(times), batch_size):
-        weights = _expand(eyes, seen, batch)
-        images = [None if one.image is None else weights[one.image] for one in batch]
+        images = [None if one.image is None else seen[one.image] for one in batch]
         texts = eyes.ask(images, [one.question for one in batch], max_new_tokens=max_new_tokens)
         answers.update(zip(batch, texts, strict=True))
         done += sum(times[one] for one in batch)
@@ -87,16 +84,6 @@ def _look(eyes: Eyes, images: Sequence[Path], batch_size: int) -> dict[Path, Vis
         parameters = eyes.perceive(list(paths))
         seen.update((path, parameters[position]) for position, path in enumerate(paths))
     return seen
-
-
-def _expand(eyes: Eyes, seen: dict[Path, VisualParameters], batch: Sequence[Asked]) -> dict[Path, PerceptualWeights]:
-    """Perceptual weights of the images of a batch, made together: one by one, the heads are read for each."""
-    images = list(dict.fromkeys(one.image for one in batch if one.image is not None))
-    if not images:
-        return {}
-    with torch.inference_mode():
-        weights = eyes.model.expand(VisualParameters.stack([seen[image] for image in images]))
-    return {image: weights[position] for position, image in enumerate(images)}
 
 
 def _batches(eyes: Eyes, asked: Sequence[Asked], batch_size: int) -> Iterator[list[Asked]]:

@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..data.images import open_image
-from ..data.prompts import IGNORED, supervised
+from ..data.prompts import supervised
 from ..data.sets import easy_vqa
+from ..model.modeling import IGNORED
 
 
 class Look(NamedTuple):

@@ -17,8 +17,8 @@ from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..errors import VLoRAError
+from ..model.assemble import GENERATOR_FILE
 
-GENERATOR_FILE = "generator.safetensors"
 COMPLETE = "complete.json"  # written last: a checkpoint without it was cut off
 
 
