@@ -31,6 +31,16 @@ from vlora.model.assemble import assemble
 from vlora.model.efficientnet_lite import EfficientNetLiteConfig, EfficientNetLiteModel
 from vlora.model.weights import MERGEABLE, PerceptualWeights
 
+# One of each kind of generator: what every proof of the method holds for.
+KINDS: list[dict[str, Any]] = [
+    {},
+    {"static_rank": 2, "norms": True},
+    {"queries": "joint"},
+    {"head": "dictionary", "dictionary_size": 5},
+    {"factors": "ab"},
+    {"factors": "ab", "static_rank": 2, "norms": True, "layers": (0, 1, 3)},
+    {"head": "dictionary", "dictionary_size": 6, "factors": "ab", "static_rank": 1, "queries": "joint", "rank": 3},
+]
 VOCABULARY = 101
 TEXT_VOCABULARY = 280  # of the tokenizer below
 IMAGE_SIZE = 32
@@ -116,6 +126,7 @@ def tiny_generator_config(**fields: Any) -> GeneratorConfig:
         "rank": 4,
         "alpha": 6.0,
         "dim": 16,
+        "dictionary_size": 6,
         "depth": 1,
         "heads": 2,
         "head_std": 0.1,
@@ -170,6 +181,8 @@ def add_noise(model: VLoRAForConditionalGeneration, noise: float) -> None:
             module.weight.normal_(std=2 * module.in_features**-0.5)
     for b in generator.b.values():
         b.normal_(std=noise)
+    for head in generator.b_heads.children() if generator.config.factors == "ab" else ():
+        head.weight.normal_(std=noise * head.in_features**-0.5)
     for name, parameter in generator.named_parameters():
         if parameter.ndim == 1 or name == "scales":
             parameter.add_(torch.randn_like(parameter) * 0.1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeAlias, cast, overload
 
@@ -16,6 +17,8 @@ from .errors import InputError
 from .model import PerceptualWeights, VisualParameters, VLoRAForConditionalGeneration, VLoRAProcessor
 
 Seen: TypeAlias = ImageLike | VisualParameters | PerceptualWeights | None
+Looked: TypeAlias = Seen | Sequence[Seen | Sequence[Seen]]
+"""What questions may be about: see `Eyes.ask`."""
 
 
 class Eyes:
@@ -38,7 +41,7 @@ class Eyes:
         Raises:
             ImageError: not a usable image.
         """
-        images = _as_list(image, 1)
+        images = _as_set(image)
         if not images:
             raise InputError("There is no image to look at: give at least one.")
         pixels = self.processor.image_processor([open_image(i) for i in images], return_tensors="pt")["pixel_values"]
@@ -46,11 +49,11 @@ class Eyes:
             return self.model.perceive(pixels.to(self.model.device))
 
     @overload
-    def ask(self, image: Seen | Sequence[Seen], question: str, *, max_new_tokens: int = ..., **options: Any) -> str: ...
+    def ask(self, image: Looked, question: str, *, max_new_tokens: int = ..., **options: Any) -> str: ...
     @overload
     def ask(
         self,
-        image: Seen | Sequence[Seen],
+        image: Looked,
         question: list[str] | tuple[str, ...],
         *,
         max_new_tokens: int = ...,
@@ -58,7 +61,7 @@ class Eyes:
     ) -> list[str]: ...
     def ask(
         self,
-        image: Seen | Sequence[Seen],
+        image: Looked,
         question: str | list[str] | tuple[str, ...],
         *,
         max_new_tokens: int = 64,
@@ -67,8 +70,10 @@ class Eyes:
         """Answer a question about an image, or many in one batch.
 
         Args:
-            image: a path, bytes, a PIL image, an array, what `perceive` returned, or None for no image. With several
-                questions: one for all of them, or a list with one for each.
+            image: a path, bytes, a PIL image, an array, what `perceive` returned, or None for no image. With a list
+                of questions: one for all of them, or a list with one for each. Several images of one question are a
+                list: `ask(["a.png", "b.png"], "...")`, `ask([["a.png", "b.png"], "c.png"], ["...", "..."])`, or
+                what `perceive` returned for them; the model wears the sum of their ΔW, in which no order is left.
             question: a question, or a list of questions.
             max_new_tokens: length of the longest answer.
             **options: for `generate` (`do_sample`, `temperature`, `num_beams`, ...); greedy by default.
@@ -78,8 +83,9 @@ class Eyes:
             ImageError: not a usable image.
         """
         questions = [question] if isinstance(question, str) else list(question)
-        weights = self._weights(image, len(questions))
-        inputs = self.tokens(questions)
+        sets = _sets(image, question)
+        weights = self._weights(sets)
+        inputs = self.tokens(questions, [sum(map(_images, one)) for one in sets])
         with torch.inference_mode():
             ids = self.model.generate(**inputs, **self._options(weights, max_new_tokens=max_new_tokens, **options))
         answers = self.processor.tokenizer.batch_decode(
@@ -88,7 +94,7 @@ class Eyes:
         answers = [answer.strip() for answer in answers]
         return answers[0] if isinstance(question, str) else answers
 
-    def stream(self, image: Seen, question: str, *, max_new_tokens: int = 256, **options: Any) -> Iterator[str]:
+    def stream(self, image: Looked, question: str, *, max_new_tokens: int = 256, **options: Any) -> Iterator[str]:
         """Answer piece by piece. Leaving the loop early stops the generation.
 
         Args:
@@ -97,8 +103,10 @@ class Eyes:
             max_new_tokens: length of the longest answer.
             **options: for `generate`.
         """
-        inputs = self.tokens([question])  # here, not in the generator below: a mistake is told before the first piece
-        return self._pieces(inputs, self._weights(image, 1), {"max_new_tokens": max_new_tokens, **options})
+        # Here, not in the generator below: a mistake is told before the first piece.
+        (images,) = sets = _sets(image, question)
+        inputs = self.tokens([question], [sum(map(_images, images))])
+        return self._pieces(inputs, self._weights(sets), {"max_new_tokens": max_new_tokens, **options})
 
     def _pieces(self, inputs: Any, weights: PerceptualWeights | None, options: dict[str, Any]) -> Iterator[str]:
         streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
@@ -129,61 +137,81 @@ class Eyes:
         pad = self.processor.tokenizer.pad_token_id
         return {"perceptual_weights": weights, "do_sample": False, "pad_token_id": pad, **options}
 
-    def tokens(self, questions: Sequence[str]) -> Any:
+    def tokens(self, questions: Sequence[str], images: Sequence[int] | None = None) -> Any:
         """Prompts of one user turn each, padded on the left: `input_ids` and `attention_mask`.
+
+        Args:
+            questions: what the user asks.
+            images: how many each question is about; default: one.
 
         Raises:
             InputError: an empty question.
         """
         if not questions:
             raise InputError("There is no question: give at least one.")
-        prompts = [render(question, self.processor) for question in questions]
+        counts = images or [1] * len(questions)
+        prompts = [render(question, self.processor, count) for question, count in zip(questions, counts, strict=True)]
         tokenizer = self.processor.tokenizer
         inputs = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
         return {name: inputs[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
 
-    def _weights(self, image: Seen | Sequence[Seen], rows: int) -> PerceptualWeights | None:
-        """Weights of a batch of `rows` questions; looks at each distinct image once."""
-        images: list[Seen] = _as_list(image, rows)
-        if len(images) != rows:
-            raise InputError(
-                f"There are {len(images)} images and {rows} questions: give one image for all questions, or one each."
-            )
-        distinct = {_key(one): one for one in images if one is not None}
+    def _weights(self, sets: Sequence[Sequence[Any]]) -> PerceptualWeights | None:
+        """Weights of a batch of questions, each about a set of images; looks at each distinct image once."""
+        distinct = {_key(image): image for images in sets for image in images}
         if not distinct:
             return None
-        positions = {key: position for position, key in enumerate(distinct)}
-        index = torch.tensor([-1 if one is None else positions[_key(one)] for one in images])
+        ends = list(accumulate(_images(image) for image in distinct.values()))
+        numbers = {
+            key: range(end - _images(image), end) for (key, image), end in zip(distinct.items(), ends, strict=True)
+        }
+        index = [[number for image in images for number in numbers[_key(image)]] for images in sets]
+        width = max(1, *map(len, index))
+        filled = torch.tensor([[*row, *[-1] * (width - len(row))] for row in index])
         with torch.inference_mode():
             weights = self._expand(list(distinct.values()))
-            return weights.rows(index.to(weights.values.device))
+            return weights.rows(filled.to(weights.values.device))
 
     def _expand(self, images: Sequence[Seen]) -> PerceptualWeights:
-        """Weights of distinct images, in their order; pixels are looked at, and parameters expanded, in one batch."""
+        """Weights of what is looked at, in its order; pixels are looked at, and parameters expanded, in one batch."""
         pixels = [one for one in images if not isinstance(one, VisualParameters | PerceptualWeights)]
         looked = iter(self.perceive(pixels).values.split(1)) if pixels else iter(())  # type: ignore[arg-type]
         parts = [
             one if isinstance(one, VisualParameters | PerceptualWeights) else VisualParameters(next(looked))
             for one in images
         ]
-        for part in parts:
-            if len(part) != 1:
-                raise InputError(
-                    f"A question takes one image; these visual parameters hold {len(part)}: pick one, as in seen[0]."
-                )
         parameters = [part for part in parts if isinstance(part, VisualParameters)]
-        expanded = iter(())
+        expanded: Iterator[PerceptualWeights] = iter(())
         if parameters:
             weights = self.model.model.worn_form(self.model.expand(VisualParameters.stack(parameters)))
-            expanded = iter(weights[n] for n in range(len(weights)))
+            expanded = iter(weights.split([len(part) for part in parameters]))
         return PerceptualWeights.stack(
             [part if isinstance(part, PerceptualWeights) else next(expanded) for part in parts]
         )
 
 
-def _as_list(image: Any, times: int) -> list[Any]:
-    """Several images as a list; one image as often as it is needed."""
-    return list(cast("Sequence[Any]", image)) if isinstance(image, list | tuple) else [image] * times
+def _sets(image: Any, question: str | Sequence[str]) -> list[list[Any]]:
+    """The images of each question: none, one or several."""
+    if isinstance(question, str):
+        return [_as_set(image)]
+    if not isinstance(image, list | tuple):
+        return [_as_set(image)] * len(question)
+    images = cast("Sequence[Any]", image)
+    if len(images) != len(question):
+        raise InputError(
+            f"There are {len(images)} images and {len(question)} questions: give one image for all questions, or one "
+            "each; several images of one question are a list of their own."
+        )
+    return [_as_set(one) for one in images]
+
+
+def _as_set(image: Any) -> list[Any]:
+    several = isinstance(image, list | tuple)
+    return [one for one in (cast("Sequence[Any]", image) if several else [image]) if one is not None]
+
+
+def _images(image: Any) -> int:
+    """How many images one thing to look at stands for: of what was perceived already, its batch."""
+    return len(image) if isinstance(image, VisualParameters | PerceptualWeights) else 1
 
 
 def _key(image: Seen) -> str | int:

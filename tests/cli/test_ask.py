@@ -18,7 +18,7 @@ from vlora.nano.parts import language_model_folder
 
 KEYS = {
     "answer",
-    "image",
+    "images",
     "question",
     "model",
     "visual_tokens",
@@ -56,7 +56,7 @@ def test_json(run: Run, photo: Path, tiny: Path) -> None:
     assert (result.exit_code, result.stderr) == (0, "")
     answer = json.loads(result.stdout)
     assert set(answer) == KEYS
-    assert (answer["image"], answer["question"], answer["model"]) == (str(photo), "what is it?", str(tiny))
+    assert (answer["images"], answer["question"], answer["model"]) == ([str(photo)], "what is it?", str(tiny))
     assert answer["visual_tokens"] == 0
     assert answer["text_tokens"] == len("what is it?") + 3  # <s> and </s> around it, <s> before the answer
     assert answer["visual_parameters_bytes"] == 3 * 2 * 16 * 4  # targets, layers, dim, float32
@@ -76,7 +76,20 @@ def test_stdin(run: Run, loaded: Eyes, photo: Path) -> None:
     from_stdin = run("ask", "-", "what?", "--json", "--max-new-tokens", 5, stdin=photo.read_bytes())
     assert from_stdin.exit_code == 0
     assert json.loads(from_stdin.stdout)["answer"] == json.loads(from_file.stdout)["answer"]
-    assert json.loads(from_stdin.stdout)["image"] == "-"
+    assert json.loads(from_stdin.stdout)["images"] == ["-"]
+
+
+def test_several_images(run: Run, loaded: Eyes, photo: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.png"
+    Image.effect_noise((24, 24), 80).save(other)
+    both = run("ask", photo, "what?", "--and", other, "--json", "--max-new-tokens", 9)
+    assert json.loads(both.stdout)["images"] == [str(photo), str(other)]
+    answer = json.loads(both.stdout)["answer"]
+    assert answer == loaded.ask([str(other), str(photo)], "what?", max_new_tokens=9)
+    assert answer != loaded.ask(str(photo), "what?", max_new_tokens=9)
+    refused = run("ask", "-", "what?", "--and", "-", stdin=photo.read_bytes())
+    assert refused.exit_code == 2
+    assert "Only one image can come from stdin" in refused.stderr
 
 
 def test_terminal_gets_a_stream(run: Run, loaded: Eyes, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,6 +69,7 @@ def test_targets_have_one_order() -> None:
         {},
         {"layers": (3, 1), "targets": ("mlp", "gate"), "rank": 2, "alpha": 1.5, "dim": 32, "heads": 4},
         {"layers": None, "layer_step": 2, "queries": "joint", "static_rank": 3, "norms": True, "depth": 1},
+        {"head": "dictionary", "dictionary_size": 70, "factors": "ab"},
     ],
 )
 def test_a_file_gives_back_what_was_saved(fields: dict[str, Any], tmp_path: Path) -> None:
@@ -79,6 +80,7 @@ def test_a_file_gives_back_what_was_saved(fields: dict[str, Any], tmp_path: Path
         vision_feature_layer=-1,
         vision_feature_select_strategy="full",
         image_placeholder="mask",
+        image_token_id=7,
     )
     config.save_pretrained(tmp_path)
     for again in (VLoRAConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):

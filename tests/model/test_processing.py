@@ -32,7 +32,7 @@ def test_the_marker_says_which_image_and_disappears(texts: list[str], index: lis
     bare = processor.tokenizer([text.replace("<image>", "") for text in texts], return_tensors="pt", padding=True)
     assert torch.equal(batch["input_ids"], bare["input_ids"])
     assert torch.equal(batch["attention_mask"], bare["attention_mask"])
-    assert batch["image_index"].tolist() == index
+    assert batch["image_index"].tolist() == [[one] for one in index]
     for image, pixels in zip(images, batch["pixel_values"], strict=True):
         expected = processor.image_processor(image, return_tensors="pt")["pixel_values"][0]
         assert torch.equal(pixels, expected)
@@ -62,18 +62,31 @@ def test_images_without_text() -> None:
 def test_lists_stay_lists() -> None:
     batch = tiny_processor()(images=[picture()], text=["<image>what is this", "what"])
     assert [len(ids) for ids in batch["input_ids"]] == [3, 1]
-    assert batch["image_index"] == [0, -1]
+    assert batch["image_index"] == [[0], [-1]]
 
 
 def test_the_placeholder_can_stay() -> None:
     processor = tiny_processor(image_placeholder="mask")
     ids = processor(images=[picture()], text="<image>what")["input_ids"]
-    assert processor.tokenizer.decode(ids[0]) == "<image>what"
+    assert processor.tokenizer.convert_ids_to_tokens(ids[0]) == ["<image>", "what"]
+    assert processor.tokenizer.decode(ids[0], skip_special_tokens=True) == "what"
+    assert harmless("<image>what", processor.tokenizer) == "< image>what"
 
 
-def test_two_images_in_one_text_are_refused() -> None:
-    with pytest.raises(InputError, match="names 2 images with '<image>'; a text takes one image or none"):
-        tiny_processor()(images=[picture(), picture()], text="<image><image>which")
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_text_may_name_several_images(nested: bool) -> None:
+    pictures = [picture(seed) for seed in range(3)]
+    texts = ["<image><image>which", "what", "is<image>this"]
+    images = [pictures[:2], [], pictures[2:]] if nested else pictures
+    batch = tiny_processor()(images=images, text=texts, return_tensors="pt", padding=True)
+    assert batch["image_index"].tolist() == [[0, 1], [-1, -1], [2, -1]]
+    alone = [tiny_processor()(images=[one], text="<image>", return_tensors="pt")["pixel_values"] for one in pictures]
+    assert torch.equal(batch["pixel_values"], torch.cat(alone))
+
+
+def test_images_nested_under_another_text_are_refused() -> None:
+    with pytest.raises(InputError, match="name 2, 0 images with '<image>' and 1, 1 are given, text by text"):
+        tiny_processor()(images=[[picture()], [picture()]], text=["<image><image>which", "what"])
 
 
 @pytest.mark.parametrize("texts", [["<image>a", "<image>b"], ["a", "b"], ["<image>a", "b", "<image>c"]])
@@ -98,7 +111,7 @@ def test_messages(as_tensors: bool) -> None:
     ids = [list(map(int, row)) for row in batch["input_ids"]]
     expected = processor.tokenizer("<|im_start|>user\nwhat is<|im_end|>\n<|im_start|>assistant\n")["input_ids"]
     assert ids == [expected, expected]
-    assert list(map(int, batch["image_index"])) == [0, -1]
+    assert [list(map(int, row)) for row in batch["image_index"]] == [[0], [-1]]
     assert len(batch["pixel_values"]) == 1
 
 

@@ -5,6 +5,8 @@ Written from the formulas, in float64, and from nothing of `vlora.model` but its
     memory_p  = W f_p + b + position_p                                    (f normalised first, with `norms`)
     query     : q += SA(LN q);  q += CA(LN q, memory);  q += MLP(LN q)     per block
     A         = head(LN query), [in_dim, rank]                            (times a scale, with `norms`)
+    A         = D C,  C = head(LN query), [atoms, rank]                   with a dictionary
+    B         = B + generated B, made as A is                             with factors `ab`
     A, B      : the static pair stands beside the generated one
     y         = W x + b + (alpha / rank) · (x A) B                        at q k v o gate up down
     mlp(x)    = down(silu(gate x) · up x) + (alpha / rank) · (x A) B       the bypass
@@ -49,16 +51,31 @@ def reference_factors(model: VLoRAForConditionalGeneration, image: Tensor) -> Fa
 
     factors: Factors = {}
     for (layer, target), code in codes.items():
-        (head,) = [head for name, head in generator.heads.items() if name.split("_")[0] == target]
         normed = _layer_norm(generator.head_norms[target], code)
-        numbers = _linear(head, normed)
-        a = torch.stack([numbers[row : row + config.rank] for row in range(0, len(numbers), config.rank)])
+        a = _generated(generator, "", layer, target, normed)
         if config.norms:
             a = a * generator.scales[config.targets.index(target), layers.index(layer)].double()
+        b = generator.b[f"layer{layer}_{target}"].double().clone()
+        if config.factors == "ab":
+            b[: config.rank] += _generated(generator, "b_", layer, target, normed).T
         if config.static_rank:
             a = torch.cat([a, generator.static_a[f"layer{layer}_{target}"].double()], dim=1)
-        factors[layer, target] = a, generator.b[f"layer{layer}_{target}"].double()
+        factors[layer, target] = a, b
     return factors
+
+
+def _generated(generator: Any, side: str, layer: int, target: str, code: Tensor) -> Tensor:
+    """A, or with side `b_` the transposed B, `[width, rank]`."""
+    heads, rank = getattr(generator, f"{side}heads"), generator.config.rank
+    (head,) = [head for name, head in heads.items() if name.split("_")[0] == target]
+    numbers = _linear(head, code)
+    rows = torch.stack([numbers[row : row + rank] for row in range(0, len(numbers), rank)])
+    if generator.config.head == "linear":
+        return rows
+    dictionary = getattr(generator, f"{side}dictionaries")[f"layer{layer}_{target}"].double()
+    return torch.stack(
+        [sum((d * c for d, c in zip(atoms, rows, strict=True)), torch.zeros(rank)) for atoms in dictionary]
+    )
 
 
 def reference_logits(model: VLoRAForConditionalGeneration, image: Tensor, ids: Tensor) -> Tensor:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
-from tests.helpers import images, padded, plain_llm, real_positions, shared_model, token_ids
+from tests.helpers import KINDS, images, padded, plain_llm, real_positions, shared_model, token_ids
 from vlora.errors import InputError
 from vlora.model.inject import SUPPORTED
 
@@ -41,6 +43,18 @@ def test_a_batch_equals_one_by_one(family: str, side: str) -> None:
     plain, bare = plain_llm(model)(**batch).logits, INDEX < 0
     assert torch.equal(logits[bare], plain[bare])
     assert not torch.isclose(logits[~bare], plain[~bare], atol=1e-2).all()
+
+
+@pytest.mark.parametrize("options", KINDS[1:], ids=str)
+@torch.no_grad()
+def test_so_it_does_for_every_kind_of_generator(options: dict[str, Any]) -> None:
+    model, texts, pixels = shared_model(**options), _texts(), images(3)
+    batch = padded(texts, "left")
+    logits = model(**batch, pixel_values=pixels, image_index=INDEX).logits
+    for row, text, mask, i in zip(logits, texts, batch["attention_mask"], INDEX.tolist(), strict=True):
+        alone = model(input_ids=text[None], pixel_values=None if i < 0 else pixels[i : i + 1]).logits[0]
+        torch.testing.assert_close(row[mask.bool()], alone, rtol=1e-4, atol=1e-4)
+    assert torch.equal(logits[INDEX < 0], plain_llm(model)(**batch).logits[INDEX < 0])
 
 
 @torch.no_grad()
@@ -106,10 +120,9 @@ def test_images_and_rows_that_do_not_fit_are_refused() -> None:
     model, ids = shared_model(), token_ids(3, 8)
     with pytest.raises(InputError, match="2 images cannot be shared out evenly to 3 rows"):
         model(input_ids=ids, pixel_values=images(2))
-    with pytest.raises(InputError, match="one entry for each of the 3 rows"):
-        model(input_ids=ids, pixel_values=images(2), image_index=torch.tensor([0, 1]))
-    with pytest.raises(InputError, match="one entry for each of the 3 rows"):
-        model(input_ids=ids, pixel_values=images(2), image_index=torch.zeros(3, 2, dtype=torch.long))
+    for wrong in (torch.tensor([0, 1]), torch.zeros(2, 3), torch.zeros(3, 0), torch.zeros(3, 1, 1)):
+        with pytest.raises(InputError, match=r"must have the shape \[3\] or \[3, images\]"):
+            model(input_ids=ids, pixel_values=images(2), image_index=wrong.long())
     weights = model.expand(model.perceive(images(2)))
     with pytest.raises(InputError, match="2 samples of perceptual weights"):
         model(input_ids=ids, perceptual_weights=weights)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.helpers import images, padded, plain_llm, shared_model, token_ids
+from tests.helpers import KINDS, images, padded, plain_llm, shared_model, token_ids
 from vlora.model import VLoRAForConditionalGeneration
 from vlora.model.inject import SUPPORTED
 
@@ -53,6 +53,19 @@ def test_greedy(family: str, cache: str | None) -> None:
     )[:, max(LENGTHS) :]
     for row, (text, index) in enumerate(zip(_texts(), INDEX.tolist(), strict=True)):
         assert torch.equal(written[row], _greedy(model, text, _image(index, pixels)))
+
+
+@pytest.mark.parametrize("options", KINDS[1:], ids=str)
+@torch.no_grad()
+def test_greedy_and_beams_for_every_kind_of_generator(options: dict[str, Any]) -> None:
+    model, pixels = shared_model(**options), images(2)
+    wishes: dict[str, Any] = {"max_new_tokens": NEW, "do_sample": False}
+    seen = model.generate(**_batch(), pixel_values=pixels, image_index=INDEX, **wishes)[:, max(LENGTHS) :]
+    beams = model.generate(**_batch(), pixel_values=pixels, image_index=INDEX, num_beams=3, **wishes)
+    for row, (text, index) in enumerate(zip(_texts(), INDEX.tolist(), strict=True)):
+        assert torch.equal(seen[row], _greedy(model, text, _image(index, pixels)))
+        alone = model.generate(text[None], pixel_values=_image(index, pixels), num_beams=3, **wishes)
+        assert torch.equal(beams[row, max(LENGTHS) :], alone[0, len(text) :])
 
 
 @torch.no_grad()

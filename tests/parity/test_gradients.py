@@ -8,11 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.helpers import checkpoint_gradients, images, padded, tiny_model, token_ids
+from tests.helpers import KINDS, checkpoint_gradients, images, padded, tiny_model, token_ids
 from vlora.model import VLoRAForConditionalGeneration
 from vlora.model.inject import SUPPORTED
 
-KINDS: list[dict[str, Any]] = [{}, {"static_rank": 2, "norms": True}, {"queries": "joint"}]
 pytestmark = pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # a frozen vision encoder
 
 
@@ -49,7 +48,7 @@ def _assert_same(given: dict[str, Tensor | None], expected: dict[str, Tensor | N
 
 
 @pytest.mark.parametrize("reentrant", [None, False, True])
-@pytest.mark.parametrize("options", KINDS)
+@pytest.mark.parametrize("options", KINDS, ids=str)
 def test_the_generator_learns_and_nothing_else(options: dict[str, Any], reentrant: bool | None) -> None:
     gradients = _train(tiny_model(**options), reentrant=reentrant, trained="generator")
     for name, gradient in gradients.items():
@@ -81,7 +80,7 @@ def test_checkpointing_changes_no_gradient(trained: str, reentrant: bool) -> Non
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
-@pytest.mark.parametrize("options", KINDS[1:])
+@pytest.mark.parametrize("options", KINDS[1:], ids=str)
 def test_nor_does_it_for_any_kind_of_generator(options: dict[str, Any], reentrant: bool) -> None:
     expected = _train(tiny_model(**options), reentrant=None, trained="generator")
     _assert_same(_train(tiny_model(**options), reentrant=reentrant, trained="generator"), expected)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.helpers import images, merge, only, plain_llm, shared_model, tiny_model, token_ids
+from tests.helpers import KINDS, images, merge, only, plain_llm, shared_model, tiny_model, token_ids
 from vlora.model import VLoRAForConditionalGeneration
 from vlora.model.inject import SUPPORTED
 from vlora.model.weights import MERGEABLE, PerceptualWeights
@@ -37,6 +37,7 @@ def test_each_mergeable_target_alone(family: str, target: str) -> None:
         {"targets": MERGEABLE, "static_rank": 3, "norms": True, "queries": "joint"},
         {"targets": ("v", "up"), "vision": "efficientnet"},
         {"targets": ("k", "v", "o"), "alpha": 0.5, "kv_heads": 1},
+        *({"targets": MERGEABLE, **kind} for kind in KINDS[3:]),
     ],
 )
 @torch.no_grad()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.helpers import add_noise, images, padded, plain_llm, shared_model, tiny_llm, tiny_model, token_ids
+from tests.helpers import KINDS, add_noise, images, padded, plain_llm, shared_model, tiny_llm, tiny_model, token_ids
 from vlora.model.inject import SUPPORTED, Wearer
 
 
@@ -27,7 +27,7 @@ def test_a_fresh_model_is_the_plain_one_to_the_last_bit(family: str) -> None:
     assert torch.equal(model(input_ids=ids).logits, expected)
 
 
-@pytest.mark.parametrize("options", [{"static_rank": 2}, {"queries": "joint"}, {"norms": True}, {"targets": ("mlp",)}])
+@pytest.mark.parametrize("options", [*KINDS[1:], {"norms": True}, {"targets": ("mlp",)}], ids=str)
 @torch.no_grad()
 def test_so_is_a_fresh_model_of_every_kind(options: dict[str, object]) -> None:
     model = tiny_model(noise=0, **options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -77,17 +78,17 @@ def _prepare_nano() -> None:
         parts.language_model_folder(note)
 
 
-def timed_answer(eyes: Eyes, picture: Image.Image, question: str, max_new_tokens: int) -> Answer:
-    """Look at an image and answer a question about it."""
+def timed_answer(eyes: Eyes, pictures: Sequence[Image.Image], question: str, max_new_tokens: int) -> Answer:
+    """Look at images and answer a question about them."""
     started = time.perf_counter()
-    seen = eyes.perceive(picture)
+    seen = eyes.perceive(pictures)
     values = seen.values.flatten()[:1].tolist()  # waits for a GPU
     encode_ms = milliseconds(started)
     del values
     started = time.perf_counter()
     text = eyes.ask(seen, question, max_new_tokens=max_new_tokens)
     answer_ms = milliseconds(started)
-    tokens = int(eyes.tokens([question])["input_ids"].shape[1])
+    tokens = int(eyes.tokens([question], [len(pictures)])["input_ids"].shape[1])
     return Answer(text, tokens, seen.nbytes, encode_ms, answer_ms)
 
 

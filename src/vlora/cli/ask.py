@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,27 +24,32 @@ STDIN = "-"
 def ask(
     image: Annotated[str, typer.Argument(help="A PNG, JPEG, WEBP, GIF, BMP or TIFF file; - reads it from stdin.")],
     question: Annotated[str, typer.Argument(help="What you want to know.")],
+    more: Annotated[
+        list[str] | None,
+        typer.Option("--and", metavar="IMAGE", help="One more image the question is about; as often as you like."),
+    ] = None,
     model: Model = "nano",
     device: Device = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of the longest answer.")] = 64,
     as_json: AsJson = False,
 ) -> None:
-    """Answer a question about an image."""
-    # Both are checked before the model is loaded, which takes seconds.
-    picture = read_image(image)
+    """Answer a question about an image, or about several: the model wears the sum of their ΔW."""
+    # All are checked before the model is loaded, which takes seconds.
+    images = [image, *(more or [])]
+    pictures = read_images(images)
     check_question(question)
     eyes, load_ms = load_eyes(model, device)
     if not as_json and sys.stdout.isatty():
-        _stream(eyes, picture, question, max_new_tokens)
+        _stream(eyes, pictures, question, max_new_tokens)
         return
-    answer = timed_answer(eyes, picture, question, max_new_tokens)
+    answer = timed_answer(eyes, pictures, question, max_new_tokens)
     if not as_json:
         say(answer.text)
         return
     print_json(
         {
             "answer": answer.text,
-            "image": image,
+            "images": images,
             "question": question,
             "model": model,
             "visual_tokens": 0,
@@ -69,6 +75,18 @@ def read_image(image: str) -> Image.Image:
     return open_image(sys.stdin.buffer.read(MAX_BYTES + 1))
 
 
+def read_images(images: Sequence[str]) -> list[Image.Image]:
+    """Decode several images, of which one at most comes from stdin.
+
+    Raises:
+        ImageError: not a usable image.
+        InputError: stdin named twice.
+    """
+    if list(images).count(STDIN) > 1:
+        raise InputError("Only one image can come from stdin: give the path of each other one.")
+    return [read_image(image) for image in images]
+
+
 def check_question(question: str) -> None:
     """Refuse a question that no model can read.
 
@@ -83,10 +101,10 @@ def check_question(question: str) -> None:
         raise InputError("The question is not UTF-8 text: write it in a terminal that uses UTF-8.") from error
 
 
-def _stream(eyes: Eyes, picture: Image.Image, question: str, max_new_tokens: int) -> None:
+def _stream(eyes: Eyes, pictures: Sequence[Image.Image], question: str, max_new_tokens: int) -> None:
     """Write the answer as it comes."""
     begun = False
-    for piece in eyes.stream(eyes.perceive(picture), question, max_new_tokens=max_new_tokens):
+    for piece in eyes.stream(eyes.perceive(pictures), question, max_new_tokens=max_new_tokens):
         text = printable(piece if begun else piece.lstrip())
         begun = begun or bool(text)
         sys.stdout.write(text)

@@ -37,7 +37,7 @@ def demo(model: Model = "nano", device: Device = None, as_json: AsJson = False) 
     pictures = [open_image(example.image) for example in examples]
     eyes, load_ms = load_eyes(model, device)
     answers = [
-        timed_answer(eyes, picture, example.question, MAX_NEW_TOKENS)
+        timed_answer(eyes, [picture], example.question, MAX_NEW_TOKENS)
         for picture, example in zip(pictures, examples, strict=True)
     ]
     if as_json:

@@ -9,19 +9,27 @@ from ..model.modeling import IGNORED
 from ..model.processing import harmless
 
 
-def render(question: str, processor: Any) -> str:
+def render(question: str, processor: Any, images: int = 1) -> str:
     """The prompt of one user turn, up to where the answer begins.
 
-    The image leaves no token behind, so this is the prompt of the text alone. Markers and control tokens inside the
-    question are read as plain text.
+    An image leaves no token behind, so this is the prompt of the text alone; only where the model keeps a masked
+    place for each image are they named. Markers and control tokens inside the question are read as plain text.
+
+    Args:
+        question: what the user wrote.
+        processor: the model's.
+        images: how many the question is about.
 
     Raises:
         InputError: an empty question.
     """
     if not question.strip():
         raise InputError("The question is empty: write what you want to know about the image.")
+    content: Any = harmless(question.strip(), processor.tokenizer)
+    if images and processor.image_placeholder == "mask":
+        content = [*[{"type": "image"}] * images, {"type": "text", "text": content}]
     return processor.tokenizer.apply_chat_template(
-        [{"role": "user", "content": harmless(question.strip(), processor.tokenizer)}],
+        [{"role": "user", "content": content}],
         chat_template=processor.chat_template,
         add_generation_prompt=True,
         tokenize=False,

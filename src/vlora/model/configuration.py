@@ -8,16 +8,18 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, PreTrainedConfig
 
 from ..errors import ConfigError
-from .weights import TARGETS
+from .weights import FACTORS, TARGETS
 
 QUERY_MODES = ("separate", "joint")
+HEADS = ("linear", "dictionary")
 PLACEHOLDERS = ("erase", "mask")
 
 
 class GeneratorConfig(PreTrainedConfig):
     """The perceptual weights generator (paper section 3.2, figure 2).
 
-    The defaults are the authors' released 7B settings; `norms`, `static_rank` and `joint` go beyond them.
+    The defaults are the authors' released 7B settings; `joint`, `dictionary`, `ab`, `static_rank` and
+    `norms` go beyond them.
 
     Attributes:
         targets: places of a decoder block that get weights, any of `q k v o gate up down mlp`. All but `mlp`
@@ -34,6 +36,11 @@ class GeneratorConfig(PreTrainedConfig):
         mlp_ratio: hidden width of the trunk's MLP over `dim`.
         queries: `separate`, a trunk per target (the authors' code), or `joint`, one trunk for all targets (the
             paper's drawing).
+        head: how a code becomes a factor. `linear`: one linear layer per target, shared by its layers (the authors'
+            code). `dictionary`: A = D C with D `[in_dim, dictionary_size]` learned for each (layer, target) and C
+            from the image, which needs a fraction of the parameters.
+        dictionary_size: atoms of a dictionary, the columns of D; not below the rank.
+        factors: `a`, the image makes A, and B is learned (the paper), or `ab`, it adds to B as well.
         static_rank: rank of a learned, image-independent pair beside the generated one (0: none).
         norms: normalise the features before their projection, and give each (layer, target) a learned scale.
         query_std: standard deviation of fresh queries and positions (1.0 in the authors' code).
@@ -53,6 +60,9 @@ class GeneratorConfig(PreTrainedConfig):
     heads: int = 16
     mlp_ratio: float = 4.0
     queries: str = "separate"
+    head: str = "linear"
+    dictionary_size: int = 256
+    factors: str = "a"
     static_rank: int = 0
     norms: bool = False
     query_std: float = 1.0
@@ -75,11 +85,16 @@ class GeneratorConfig(PreTrainedConfig):
         if unknown or not self.targets:
             given = ", ".join(unknown) or "nothing"
             problems.append(f"targets: {given} is not a target; choose from {' '.join(TARGETS)}")
-        if self.queries not in QUERY_MODES:
-            problems.append(f"queries: {self.queries!r} is not one of {', '.join(QUERY_MODES)}")
+        for name, allowed in (("queries", QUERY_MODES), ("head", HEADS), ("factors", FACTORS)):
+            if getattr(self, name) not in allowed:
+                problems.append(f"{name}: {getattr(self, name)!r} is not one of {', '.join(allowed)}")
         for name in ("layer_step", "rank", "dim", "depth", "heads"):
             if getattr(self, name) < 1:
                 problems.append(f"{name}: {getattr(self, name)} must be at least 1")
+        if self.head == "dictionary" and self.dictionary_size < self.rank:
+            problems.append(
+                f"dictionary_size: {self.dictionary_size} is below rank {self.rank}, which no ΔW would then reach"
+            )
         if self.static_rank < 0:
             problems.append(f"static_rank: {self.static_rank} must be 0 or more")
         if self.heads >= 1 and self.dim % self.heads:
@@ -116,6 +131,7 @@ class VLoRAConfig(PreTrainedConfig):
         vision_feature_select_strategy: `default` drops the class token, `full` keeps every position.
         image_placeholder: `erase` leaves no trace of the image in the text; `mask` keeps one position with token
             id 0 that no other position attends to, as the authors' checkpoints expect.
+        image_token_id: the token that marks that position; only `mask` needs it.
         image_token: how an image is written in a prompt.
     """
 
@@ -133,6 +149,7 @@ class VLoRAConfig(PreTrainedConfig):
     vision_feature_layer: int = -2
     vision_feature_select_strategy: str = "default"
     image_placeholder: str = "erase"
+    image_token_id: int | None = None
     image_token: str = "<image>"
     tie_word_embeddings: bool = False
 
@@ -152,6 +169,8 @@ class VLoRAConfig(PreTrainedConfig):
         problems: list[str] = []
         if self.image_placeholder not in PLACEHOLDERS:
             problems.append(f"image_placeholder: {self.image_placeholder!r} is not one of {', '.join(PLACEHOLDERS)}")
+        if self.image_placeholder == "mask" and self.image_token_id is None:
+            problems.append("image_token_id: image_placeholder 'mask' needs the id of the token that is masked")
         if self.vision_feature_select_strategy not in ("default", "full"):
             problems.append(
                 f"vision_feature_select_strategy: {self.vision_feature_select_strategy!r} is not one of default, full"

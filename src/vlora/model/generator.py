@@ -8,12 +8,18 @@
         │
         ▼
     visual parameters [image, targets, layers, dim]      the compact form of an image
-        │  LN, then one linear per target, shared by its layers
+        │  LN, then a head
         ▼
     A [image, in_dim, rank] from the image;   B [rank, out_dim] learned, shared by all images, zero at the start
 
 `queries: separate` gives each target a trunk of its own, as the authors' code does; `joint` lets all queries go
 through one trunk, as the paper draws it.
+
+`head: linear` is one linear layer dim -> in_dim · rank per target, shared by its layers. At 7B these are 80 % of the
+generator. `head: dictionary` is A = D C: the image says which mixture C [atoms, rank], dim -> atoms · rank, of
+directions D [in_dim, atoms] a layer reads, and each (layer, target) learns directions of its own.
+
+`factors: ab` lets the image write as well as read: B = learned B + generated B, made as A is, and zero at the start.
 """
 
 from __future__ import annotations
@@ -106,7 +112,9 @@ class PerceptualWeightsGenerator(nn.Module):
         self.config = config
         self.targets = tuple(config.targets)
         self.layers = tuple(sorted({place.layer for place in places}))
-        self.layout = Layout(places, config.rank + config.static_rank, config.alpha / config.rank)
+        self.layout = Layout(
+            places, config.rank + config.static_rank, config.alpha / config.rank, factors=config.factors
+        )
         self.vision_dim, self.patches = vision_dim, patches
 
         self.feature_norm = nn.LayerNorm(vision_dim) if config.norms else nn.Identity()
@@ -117,14 +125,13 @@ class PerceptualWeightsGenerator(nn.Module):
         self.trunks = nn.ModuleDict({name: Trunk(config, count) for name in names})
 
         self.head_norms = nn.ModuleDict({target: nn.LayerNorm(config.dim) for target in self.targets})
-        # One head per target and input width: layers of one width share it. All are of one width in every
-        # supported family, so in practice this is the authors' one head per target.
-        self.heads = nn.ModuleDict(
-            {
-                _head_name(place.target, place.in_dim): nn.Linear(config.dim, place.in_dim * config.rank)
-                for place in places
-            }
-        )
+        self.heads = self._fresh_heads([(place, place.in_dim) for place in places])
+        if config.factors == "ab":
+            self.b_heads = self._fresh_heads([(place, place.out_dim) for place in places])
+        if config.head == "dictionary":
+            self.dictionaries = self._fresh_dictionaries([(place, place.in_dim) for place in places])
+            if config.factors == "ab":
+                self.b_dictionaries = self._fresh_dictionaries([(place, place.out_dim) for place in places])
         if config.norms:
             self.scales = nn.Parameter(torch.empty(len(self.targets), len(self.layers)))
         if config.static_rank:
@@ -135,6 +142,21 @@ class PerceptualWeightsGenerator(nn.Module):
             {_place_name(p.layer, p.target): torch.empty(self.layout.rank, p.out_dim) for p in places}
         )
         self.reset_parameters()
+
+    def _fresh_heads(self, widths: list[tuple[Place, int]]) -> nn.ModuleDict:
+        """A head for each target, or, without a dictionary, for each target and width of its factor.
+
+        All layers of a target are of one width in every supported family, so this is the authors' head per target.
+        """
+        config = self.config
+        if config.head == "dictionary":
+            return nn.ModuleDict({t: nn.Linear(config.dim, config.dictionary_size * config.rank) for t in self.targets})
+        names = {_head_name(place.target, width): width for place, width in widths}
+        return nn.ModuleDict({name: nn.Linear(config.dim, width * config.rank) for name, width in names.items()})
+
+    def _fresh_dictionaries(self, widths: list[tuple[Place, int]]) -> nn.ParameterDict:
+        size = self.config.dictionary_size
+        return nn.ParameterDict({_place_name(p.layer, p.target): torch.empty(width, size) for p, width in widths})
 
     @property
     def dtype(self) -> torch.dtype:
@@ -157,6 +179,13 @@ class PerceptualWeightsGenerator(nn.Module):
                 init.normal_(module.queries, std=self.config.query_std)
         for head in self.heads.children():
             init.trunc_normal_(cast("Tensor", head.weight), std=self.config.head_std)
+        if self.config.factors == "ab":
+            for head in self.b_heads.children():
+                init.zeros_(cast("Tensor", head.weight))
+        for name in ("dictionaries", "b_dictionaries"):
+            for dictionary in getattr(self, name, nn.ParameterDict()).values():
+                # D C is then as large as what a linear head makes.
+                init.normal_(dictionary, std=self.config.dictionary_size**-0.5)
         init.normal_(self.positions, std=self.config.query_std)
         if self.config.norms:
             init.ones_(self.scales)
@@ -197,43 +226,73 @@ class PerceptualWeightsGenerator(nn.Module):
                 f"{len(self.targets)} and {len(self.layers)}: they belong to another model."
             )
         factors = self._factors(codes)
-        rows = (
-            torch.cat([factors[site.layer, target] for target in site.targets], dim=-1).flatten(1)
+        rows = [
+            torch.cat([factors[site.layer, target][0] for target in site.targets], dim=-1).flatten(1)
             for site in self.layout.sites
-        )
-        return self.weights_from(torch.cat(list(rows), dim=1))
+        ]
+        if self.config.factors == "ab":
+            rows += [factors[place][1].flatten(1) for place in self.layout.b_offsets]
+        return self.weights_from(torch.cat(rows, dim=1))
 
     def weights_from(self, values: Tensor) -> PerceptualWeights:
-        """Wrap A values `[batch, layout.numel]` with this generator's layout and B."""
+        """Wrap values `[batch, layout.numel]`, or of several images a row, with this generator's layout and B."""
+        images = max(1, values.shape[-1] // self.layout.numel)
+        if self.config.factors == "ab":
+            return PerceptualWeights(values, self.layout.of(images), {})
         b = {(p.layer, p.target): self.b[_place_name(p.layer, p.target)] for p in self.layout.places}
         if values.dtype != self.dtype:
             b = {place: factor.to(values.dtype) for place, factor in b.items()}
         return PerceptualWeights(values, self.layout, b)
 
-    def _factors(self, codes: Tensor) -> dict[tuple[int, str], Tensor]:
-        """A of every (layer, target), `[image, in_dim, rank]`; each head runs, and is read, once for all its layers."""
-        factors: dict[tuple[int, str], Tensor] = {}
+    def _factors(self, codes: Tensor) -> dict[tuple[int, str], tuple[Tensor, Tensor]]:
+        """A `[image, in_dim, rank]` of every place, and B, `[rank, out_dim]` or with `ab` `[image, rank, out_dim]`.
+
+        Each head runs, and is read, once for all its layers.
+        """
+        factors: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
         for row, target in enumerate(self.targets):
             code = self.head_norms[target](codes[:, row])
-            for in_dim, layers in self._layers_by_width(target).items():
-                columns = [self.layers.index(layer) for layer in layers]
-                a = self.heads[_head_name(target, in_dim)](code[:, columns])
-                a = a.unflatten(-1, (in_dim, self.config.rank))
+            generated = self._generated("a", target, code)
+            transposed = self._generated("b", target, code) if self.config.factors == "ab" else {}
+            for column, layer in enumerate(self.layers):
+                a = generated[layer]
                 if self.config.norms:
-                    a = a * self.scales[row, columns][:, None, None]
-                factors |= {(layer, target): a[:, number] for number, layer in enumerate(layers)}
-        if self.config.static_rank:
-            factors = {place: self._with_static(a, *place) for place, a in factors.items()}
+                    a = a * self.scales[row, column]
+                b = self.b[_place_name(layer, target)]
+                if transposed:  # the static pair, if there is one, has the last rows of B for itself
+                    b = b + F.pad(transposed[layer].mT, (0, 0, 0, self.config.static_rank))
+                factors[layer, target] = (self._with_static(a, layer, target), b)
         return factors
 
-    def _layers_by_width(self, target: str) -> dict[int, list[int]]:
+    def _generated(self, factor: str, target: str, code: Tensor) -> dict[int, Tensor]:
+        """A, or Bᵀ, of each layer of a target, `[image, width, rank]`, from normed codes `[image, layer, dim]`."""
+        rank = self.config.rank
+        heads = self.heads if factor == "a" else self.b_heads
+        if self.config.head == "dictionary":
+            mixtures = heads[target](code).unflatten(-1, (self.config.dictionary_size, rank))
+            dictionaries = self.dictionaries if factor == "a" else self.b_dictionaries
+            return {
+                layer: dictionaries[_place_name(layer, target)] @ mixtures[:, column]
+                for column, layer in enumerate(self.layers)
+            }
+        made: dict[int, Tensor] = {}
+        for width, layers in self._layers_by_width(factor, target).items():
+            columns = [self.layers.index(layer) for layer in layers]
+            values = heads[_head_name(target, width)](code[:, columns]).unflatten(-1, (width, rank))
+            made |= {layer: values[:, number] for number, layer in enumerate(layers)}
+        return made
+
+    def _layers_by_width(self, factor: str, target: str) -> dict[int, list[int]]:
         widths: dict[int, list[int]] = {}
         for layer in self.layers:
-            widths.setdefault(self.layout.place_of[layer, target].in_dim, []).append(layer)
+            place = self.layout.place_of[layer, target]
+            widths.setdefault(place.in_dim if factor == "a" else place.out_dim, []).append(layer)
         return widths
 
     def _with_static(self, a: Tensor, layer: int, target: str) -> Tensor:
         """The generated columns and the learned ones side by side: the sum of both updates."""
+        if not self.config.static_rank:
+            return a
         static = self.static_a[_place_name(layer, target)]
         return torch.cat([a, static.expand(len(a), -1, -1)], dim=-1)
 
@@ -242,5 +301,5 @@ def _place_name(layer: int, target: str) -> str:
     return f"layer{layer}_{target}"
 
 
-def _head_name(target: str, in_dim: int) -> str:
-    return f"{target}_{in_dim}"
+def _head_name(target: str, width: int) -> str:
+    return f"{target}_{width}"

@@ -83,7 +83,7 @@ def _dims(language_model: nn.Module, layer: int, target: str) -> tuple[int, int]
 
 
 def low_rank(x: Tensor, a: Tensor) -> Tensor:
-    """x A with a factor per sample.
+    """x A with a factor per sample; and (x A) B, where B is one per sample too.
 
     Consecutive rows of `x` may share one sample's factor, so that many questions about one image read it once.
 
@@ -138,8 +138,9 @@ class _Block:
         if site.input not in worn.read:  # the first target of a site reads its input for all of them
             worn.read[site.input] = low_rank(x, worn.weights.site(site))
         own = worn.read[site.input][..., position * layout.rank : (position + 1) * layout.rank]
-        b = worn.weights.b[self.layer, target]
-        return output + (layout.scale * (own @ b)).to(output.dtype)
+        b = worn.weights.b_of(self.layer, target)
+        written = own @ b if b.ndim == 2 else low_rank(own, b)
+        return output + (layout.scale * written).to(output.dtype)
 
 
 def _thread() -> int:

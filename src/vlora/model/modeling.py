@@ -20,6 +20,7 @@ from ..errors import InputError
 from .configuration import VLoRAConfig
 from .generator import PerceptualWeightsGenerator
 from .inject import Wearer, check_supported, find_places, for_reentrant_checkpointing
+from .merge import merge, unmerge
 from .vision import encode, feature_shape
 from .weights import PerceptualWeights, VisualParameters
 
@@ -48,7 +49,12 @@ class VLoRAPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     input_modalities = ["image", "text"]
     supports_gradient_checkpointing = True
+    _no_split_modules = ["PerceptualWeightsGenerator"]  # those of the two other parts are added to it
     _skip_keys_device_placement = ["past_key_values"]
+    # The generator stays in float32 in a model that is loaded in half precision, and is never quantised. Two names,
+    # for it is looked up from the root of either class.
+    _keep_in_fp32_modules = ["generator", "model.generator"]
+    _keep_in_fp32_modules_strict = ["generator", "model.generator"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -91,6 +97,7 @@ class VLoRAModel(VLoRAPreTrainedModel):
         for module in self.generator.children():  # the generator initialises its own parts
             for part in module.modules():
                 part._inside_generator = True  # type: ignore[assignment]
+        self._unmerged: dict[str, Tensor] | None = None
         self.wearer = Wearer(self.language_model, self.generator.layout.places)
         self.post_init()
 
@@ -131,8 +138,9 @@ class VLoRAModel(VLoRAPreTrainedModel):
 
         Args:
             pixel_values: `[image, 3, height, width]`.
-            image_index: `[rows]` or `[rows, 1]`, the image of each row, -1 for none. None means that the rows
-                are in the order of the images, each image with the same number of consecutive rows.
+            image_index: `[rows]` or `[rows, images]`, the images of each row, -1 for none; a row wears the sum of
+                the ΔW of its images. None means that the rows are in the order of the images, each image with the
+                same number of consecutive rows.
             rows: rows of text.
 
         Raises:
@@ -143,22 +151,20 @@ class VLoRAModel(VLoRAPreTrainedModel):
             if rows % len(weights):
                 raise InputError(
                     f"{len(weights)} images cannot be shared out evenly to {rows} rows of text; "
-                    "give image_index, the image of each row (-1 for none)."
+                    "give image_index, the images of each row (-1 for none)."
                 )
             return weights
-        if image_index.ndim == 2 and image_index.shape[1] == 1:
-            image_index = image_index[:, 0]
-        if image_index.shape != (rows,):
+        if image_index.ndim not in (1, 2) or len(image_index) != rows or not image_index.numel():
             raise InputError(
-                f"image_index must have one entry for each of the {rows} rows; got {tuple(image_index.shape)}. "
-                "A row of text takes one image."
+                f"image_index must have the shape [{rows}] or [{rows}, images], an entry for each row of text; "
+                f"got {tuple(image_index.shape)}."
             )
-        if image_index.numel() and not -1 <= int(image_index.min()) <= int(image_index.max()) < len(weights):
+        if not -1 <= int(image_index.min()) <= int(image_index.max()) < len(weights):
             raise InputError(
                 f"image_index names images from {int(image_index.min())} to {int(image_index.max())}; "
                 f"there are {len(weights)}, counted from 0, and -1 is none."
             )
-        return weights.rows(image_index)
+        return weights.rows(image_index.to(weights.values.device))  # parts may lie on different devices
 
     def forward(
         self,
@@ -181,7 +187,7 @@ class VLoRAModel(VLoRAPreTrainedModel):
             position_ids: as in the language model.
             past_key_values: as in the language model.
             inputs_embeds: `[rows, text, hidden]` in place of `input_ids`.
-            image_index: `[rows]`, see `perceptual_weights()`.
+            image_index: `[rows]` or `[rows, images]`, see `perceptual_weights()`.
             perceptual_weights: weights in place of `pixel_values`; as a tensor `[samples, numel]`, see
                 `PerceptualWeights.values`. Rows must be a multiple of samples; consecutive rows share one.
             **kwargs: passed on to the language model.
@@ -191,6 +197,9 @@ class VLoRAModel(VLoRAPreTrainedModel):
         rows = len(input_ids if input_ids is not None else inputs_embeds)  # type: ignore[arg-type]
         if perceptual_weights is None and pixel_values is not None and len(pixel_values):
             perceptual_weights = self.perceptual_weights(pixel_values, image_index, rows)
+        places = self.config.image_placeholder == "mask"
+        if places and input_ids is not None and _is_prompt(input_ids, attention_mask, past_key_values):
+            input_ids, attention_mask, position_ids = self.hide_images(input_ids, attention_mask, position_ids)
         weights = self._as_weights(perceptual_weights, rows)
         if weights is not None and self._checkpoints_reentrantly(weights):
             embeds = inputs_embeds if inputs_embeds is not None else self.get_input_embeddings()(input_ids)
@@ -206,13 +215,68 @@ class VLoRAModel(VLoRAPreTrainedModel):
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
+        hidden = outputs.last_hidden_state
+        if weights is None and self.training:
+            hidden = self._touch_unused(hidden)
         return VLoRAModelOutput(
-            last_hidden_state=outputs.last_hidden_state,
+            last_hidden_state=hidden,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             perceptual_weights=None if weights is None else weights.values,
         )
+
+    def hide_images(
+        self, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Mask the places of images in a text out, as the authors do (`image_placeholder: mask`).
+
+        Such a place holds token 0, is attended to by no other, and keeps its position number.
+
+        Returns:
+            The three arguments, so changed.
+        """
+        image = input_ids == self.config.image_token_id
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        if position_ids is None:
+            position_ids = (attention_mask.long().cumsum(1) - 1).clamp_min(0)
+        return input_ids.masked_fill(image, 0), attention_mask.masked_fill(image, 0), position_ids
+
+    def merge(self, weights: PerceptualWeights) -> None:
+        """Make one image part of the language model's matrices, until `unmerge`.
+
+        Whatever is worn meanwhile comes on top. Keeps a copy of every matrix that is changed.
+
+        Raises:
+            InputError: more than one sample, weights of another model, or a model that is merged already.
+            UnsupportedModel: targets that are no matrices, quantised or wrapped linear layers.
+        """
+        if self._unmerged is not None:
+            raise InputError("This model has an image merged into it already: unmerge it first.")
+        self.check_own(weights)
+        self._unmerged = merge(self.language_model, weights)
+
+    def unmerge(self) -> None:
+        """Restore every matrix that `merge` has changed, bit for bit.
+
+        Raises:
+            InputError: nothing is merged.
+        """
+        if self._unmerged is None:
+            raise InputError("There is nothing to unmerge: no image is merged into this model.")
+        unmerge(self.language_model, self._unmerged)
+        self._unmerged = None
+
+    def _touch_unused(self, hidden: Tensor) -> Tensor:
+        """Give a batch without images a gradient of zero for what it would have looked with.
+
+        Without it such a batch has nothing to train when the language model is frozen, and other processes, whose
+        rows do have images, would wait for its gradients for ever.
+        """
+        parts = (*self.vision_tower.parameters(), *self.generator.parameters())
+        entries = [parameter.reshape(-1)[:1].sum().to(hidden) for parameter in parts if parameter.requires_grad]
+        return hidden + 0 * torch.stack(entries).sum() if entries else hidden
 
     def _features(self, pixel_values: Tensor) -> Tensor:
         config = self.config
@@ -244,7 +308,8 @@ class VLoRAModel(VLoRAPreTrainedModel):
         Raises:
             InputError: their targets, layers or rank differ from this model's.
         """
-        if weights.layout != self.generator.layout:
+        own = self.generator.layout
+        if weights.layout not in (own, own.of(max(1, weights.layout.rank // own.rank))):
             raise InputError("These perceptual weights belong to another model: their targets, layers or rank differ.")
 
     def _checkpoints_reentrantly(self, weights: PerceptualWeights) -> bool:
@@ -253,6 +318,13 @@ class VLoRAModel(VLoRAPreTrainedModel):
             return False
         function = getattr(block, "_gradient_checkpointing_func", None)
         return bool(getattr(function, "keywords", {}).get("use_reentrant", True))
+
+
+def _is_prompt(input_ids: Tensor, attention_mask: Tensor | None, past_key_values: Any | None) -> bool:
+    """Whether these ids are the text from its beginning, and no later step of a generation."""
+    if attention_mask is not None:
+        return attention_mask.shape == input_ids.shape
+    return past_key_values is None or past_key_values.get_seq_length() == 0
 
 
 def _loaded(module: nn.Module | None) -> nn.Module | None:
@@ -307,6 +379,14 @@ class VLoRAForConditionalGeneration(VLoRAPreTrainedModel, GenerationMixin):
         """See `VLoRAModel.expand`."""
         return self.model.expand(visual_parameters)
 
+    def merge(self, weights: PerceptualWeights) -> None:
+        """See `VLoRAModel.merge`."""
+        self.model.merge(weights)
+
+    def unmerge(self) -> None:
+        """See `VLoRAModel.unmerge`."""
+        self.model.unmerge()
+
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -331,7 +411,7 @@ class VLoRAForConditionalGeneration(VLoRAPreTrainedModel, GenerationMixin):
             position_ids: as in the language model.
             past_key_values: as in the language model.
             inputs_embeds: `[rows, text, hidden]` in place of `input_ids`.
-            image_index: `[rows]`, the image of each row, -1 for none.
+            image_index: `[rows]` or `[rows, images]`, the images of each row, -1 for none.
             perceptual_weights: weights in place of `pixel_values`.
             labels: `[rows, text]`, -100 where nothing is supervised.
             logits_to_keep: compute logits for the last so many positions only, 0 for all.
@@ -376,6 +456,12 @@ class VLoRAForConditionalGeneration(VLoRAPreTrainedModel, GenerationMixin):
         `generate` passes `pixel_values` to the prompt only, where other models put the image into the cache. A
         worn image is needed at every step, so it is turned into `perceptual_weights` here.
         """
+        ids = inputs if inputs is not None else kwargs.get("input_ids")
+        if ids is not None and self.config.image_placeholder == "mask":
+            # Here and not at every step: the mask and the positions that `generate` goes on counting must be right.
+            hidden = self.model.hide_images(ids, kwargs.get("attention_mask"), kwargs.get("position_ids"))
+            inputs = None
+            kwargs |= dict(zip(("input_ids", "attention_mask", "position_ids"), hidden, strict=True))
         pixel_values, image_index = kwargs.pop("pixel_values", None), kwargs.pop("image_index", None)
         if pixel_values is not None and len(pixel_values) and kwargs.get("perceptual_weights") is None:
             text = next(x for x in (inputs, kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if x is not None)
@@ -388,6 +474,14 @@ class VLoRAForConditionalGeneration(VLoRAPreTrainedModel, GenerationMixin):
                 raise InputError("generate wears this model's own B; these perceptual weights come with another.")
             kwargs["perceptual_weights"] = weights.values  # a tensor is repeated for beams and several answers
         return super().generate(inputs, *args, **kwargs)  # pyright: ignore
+
+    def _get_candidate_generator(self, **kwargs: Any) -> Any:
+        """An assistant that cannot wear weights drafts without them; this model decides what is written."""
+        assistant = kwargs.get("assistant_model")
+        if assistant is not None and not isinstance(assistant, VLoRAForConditionalGeneration):
+            given = kwargs["model_kwargs"]
+            kwargs["model_kwargs"] = {name: value for name, value in given.items() if name != "perceptual_weights"}
+        return super()._get_candidate_generator(**kwargs)
 
     def _logits(self, hidden: Tensor) -> Tensor:
         logits = self.lm_head(hidden)

@@ -1,8 +1,9 @@
 """Images and messages -> tensors.
 
-A prompt names an image by `<image>`; the marker decides which image belongs to which text and then disappears, so
-that the language model reads text only. `image_index` keeps what the marker said: for each text the position of its
-image among `pixel_values`, or -1.
+A prompt names its images by `<image>`; the markers decide which images belong to which text and then disappear, so
+that the language model reads text only. `image_index` keeps what they said: for each text the positions of its images
+among `pixel_values`, filled up with -1. With `image_placeholder: mask` a marker stays as one token, which the model
+masks out.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ class VLoRAProcessor(ProcessorMixin):
         self.image_placeholder = image_placeholder
         if tokenizer is not None:
             tokenizer.padding_side = "left"
+            if image_placeholder == "mask" and image_token not in tokenizer.get_vocab():
+                tokenizer.add_tokens([image_token], special_tokens=True)
         super().__init__(image_processor, tokenizer, chat_template=chat_template, **kwargs)
 
     @property
@@ -53,28 +56,25 @@ class VLoRAProcessor(ProcessorMixin):
 
         Args:
             images: images in the order in which the texts name them; nested per text or flat.
-            text: one prompt or a list of them, each with one `<image>` or none.
+            text: one prompt or a list of them, each with an `<image>` for each of its images.
             **kwargs: for the image processor and the tokenizer; `return_tensors="pt"` gives tensors.
 
         Returns:
             `input_ids`, `attention_mask`, and with images `pixel_values [image, 3, height, width]` and `image_index
-            [text]`.
+            [text, images]`.
 
         Raises:
-            InputError: a text that names more than one image.
+            InputError: the texts name other images than there are.
         """
         texts = [text] if isinstance(text, str) else list(text or [])
-        index = self._image_index(texts)
+        named = [one.count(self.image_token) for one in texts]
+        if texts:
+            self._check(named, images)
         if _count(images) == 0:
             images = None
-        named, given = len(texts) - index.count(-1), _count(images)
-        if texts and named != given:
-            raise InputError(
-                f"The texts name {named} images with {self.image_token!r} and {given} are given: "
-                "name each image once, in the text it belongs to."
-            )
         batch = super().__call__(images=images, text=text, **kwargs)
         if images is not None and texts:
+            index = _index(named)
             as_tensor = batch.data.get("input_ids") is not None and isinstance(batch["input_ids"], torch.Tensor)
             batch["image_index"] = torch.tensor(index) if as_tensor else index
         return batch
@@ -83,19 +83,34 @@ class VLoRAProcessor(ProcessorMixin):
         """What stands in the text where an image was named: nothing, or one position that will be masked."""
         return self.image_token if self.image_placeholder == "mask" else ""
 
-    def _image_index(self, texts: Sequence[str]) -> list[int]:
-        index: list[int] = []
-        seen = 0
-        for text in texts:
-            named = text.count(self.image_token)
-            if named > 1:
-                raise InputError(
-                    f"A text names {named} images with {self.image_token!r}; a text takes one image or none: "
-                    "split it into one text per image."
-                )
-            index.append(seen if named else -1)
-            seen += named
-        return index
+    def _check(self, named: Sequence[int], images: Any) -> None:
+        """Refuse texts that name other images than there are, in all or, if they are nested, in one text."""
+        advice = "name each image once, in the text it belongs to."
+        if sum(named) != _count(images):
+            raise InputError(
+                f"The texts name {sum(named)} images with {self.image_token!r} and {_count(images)} are given: {advice}"
+            )
+        nested = isinstance(images, list | tuple) and any(isinstance(one, list | tuple) for one in images)
+        given = [_count(one) for one in images] if nested else named
+        if list(given) != list(named):
+            raise InputError(
+                f"The texts name {_listed(named)} images with {self.image_token!r} and {_listed(given)} are given, "
+                f"text by text: {advice}"
+            )
+
+
+def _index(named: Sequence[int]) -> list[list[int]]:
+    """For each text the numbers of its images, filled up with -1 to the length of the longest."""
+    width, seen = max(1, *named), 0
+    index: list[list[int]] = []
+    for count in named:
+        index.append([*range(seen, seen + count), *[-1] * (width - count)])
+        seen += count
+    return index
+
+
+def _listed(counts: Sequence[int]) -> str:
+    return ", ".join(map(str, counts))
 
 
 def harmless(text: str, tokenizer: Any) -> str:

@@ -1,24 +1,30 @@
 """The two forms of a perceived image: visual parameters, and the perceptual weights made from them.
 
     VisualParameters   [batch, targets, layers, dim]   compact (about 40 KiB at 7B scale), what an album keeps
-    PerceptualWeights  one pair per (layer, target)    A [batch, in_dim, rank], B [rank, out_dim]
+    PerceptualWeights  one pair per (layer, target)    A [batch, in_dim, rank], B [rank, out_dim] shared by all
+                                                       images, or [batch, rank, out_dim] with factors `ab`
 
 Both are batch first, can be indexed by sample, stacked, moved, counted and saved. Everything upstream makes
 `PerceptualWeights`, everything downstream uses them.
 
-How the factors lie in memory. All A of one sample are one row of `values`. Inside it, the targets of a layer
-that read the same input lie side by side, so that one batched matmul serves them all:
+How the factors lie in memory. What one sample generated is one row of `values`. Inside it, the A of the targets of
+a layer that read the same input lie side by side, so that one batched matmul serves them all; then come the B, if
+they are generated too:
 
-    values[i] = | layer 3: A_q A_k A_v | layer 3: A_o | layer 3: A_gate A_up | layer 7: A_q A_k A_v | ...
+    values[i] = | layer 3: A_q A_k A_v | layer 3: A_o | layer 3: A_gate A_up | layer 7: ... | layer 3: B_q | B_k | ...
 
 A row of zeros is a row without an image: its ΔW is exactly zero, so that row equals the plain language model.
+
+Several images in one row wear the sum of their ΔW, which is the factors side by side:
+
+    [A₁ A₂] [B₁; B₂] = A₁ B₁ + A₂ B₂        with a shared B: (A₁ + A₂) B, and nothing grows
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,6 +50,9 @@ INPUT_OF = {
 TARGETS = tuple(INPUT_OF)
 # `mlp` bypasses three matrices and a non-linearity: no single matrix can take it up.
 MERGEABLE = tuple(target for target in TARGETS if target != "mlp")
+
+# What the image generates: A only, or both factors.
+FACTORS = ("a", "ab")
 
 Index = int | slice | Sequence[int] | Tensor
 
@@ -75,12 +84,15 @@ class Layout:
     Args:
         places: every ΔW, in any order.
         rank: columns of each A (generated and static ones together).
-        scale: what `(x A) B` is multiplied by, `alpha / rank` in the paper's words.
+        scale: what `(x A) B` is multiplied by, `alpha / rank` in the paper's words; of several images in one row
+            too, whose factors have more columns.
+        factors: `a`, B is shared by all images, or `ab`, both lie in the row.
     """
 
     places: tuple[Place, ...]
     rank: int
     scale: float
+    factors: str = "a"
 
     @cached_property
     def sites(self) -> tuple[Site, ...]:
@@ -99,7 +111,22 @@ class Layout:
     @cached_property
     def numel(self) -> int:
         """Length of a row of values: the numbers that one image generates."""
-        return sum(place.in_dim * self.rank for place in self.places)
+        return self.rank * sum(p.in_dim + (p.out_dim if self.factors == "ab" else 0) for p in self.places)
+
+    @cached_property
+    def b_offsets(self) -> Mapping[tuple[int, str], int]:
+        """Where the generated B of each (layer, target) begins; they follow all A, in the order of the sites."""
+        offsets: dict[tuple[int, str], int] = {}
+        offset = self.rank * sum(place.in_dim for place in self.places)
+        for site in self.sites:
+            for target in site.targets:
+                offsets[site.layer, target] = offset
+                offset += self.rank * self.place_of[site.layer, target].out_dim
+        return offsets
+
+    def of(self, images: int) -> Layout:
+        """The layout of so many images in one row: with a shared B no other than that of one."""
+        return replace(self, rank=self.rank * images) if self.factors == "ab" else self
 
     @cached_property
     def place_of(self) -> Mapping[tuple[int, str], Place]:
@@ -181,9 +208,9 @@ class PerceptualWeights:
     """Low-rank weights of a batch of images: ΔW = scale · A B for every (layer, target).
 
     Args:
-        values: every A, `[batch, layout.numel]`.
+        values: every generated factor, `[batch, layout.numel]`.
         layout: what lies where.
-        b: B of each (layer, target), `[rank, out_dim]`, shared by the batch.
+        b: B of each (layer, target), `[rank, out_dim]`, shared by the batch; empty if B is generated too.
     """
 
     def __init__(self, values: Tensor, layout: Layout, b: Mapping[tuple[int, str], Tensor]) -> None:
@@ -209,7 +236,7 @@ class PerceptualWeights:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of what the images generated (the shared B are not counted: they belong to the model)."""
+        """Bytes of what the images generated (a shared B is not counted: it belongs to the model)."""
         return self.values.nbytes
 
     def site(self, site: Site) -> Tensor:
@@ -219,10 +246,21 @@ class PerceptualWeights:
         return flat.view(len(self), site.in_dim, width)
 
     def factors(self, layer: int, target: str) -> tuple[Tensor, Tensor]:
-        """A `[batch, in_dim, rank]` and B `[rank, out_dim]`, the scale not applied."""
+        """A `[batch, in_dim, rank]` and B, the scale not applied.
+
+        B is `[rank, out_dim]`, or `[batch, rank, out_dim]` with factors `ab`.
+        """
         site, position = self.layout.site_of(layer, target)
         rank = self.layout.rank
-        return self.site(site)[..., position * rank : (position + 1) * rank], self.b[layer, target]
+        return self.site(site)[..., position * rank : (position + 1) * rank], self.b_of(layer, target)
+
+    def b_of(self, layer: int, target: str) -> Tensor:
+        """B: `[rank, out_dim]`, or, where images generate it, a view `[batch, rank, out_dim]`."""
+        if self.layout.factors == "a":
+            return self.b[layer, target]
+        rank, width = self.layout.rank, self.layout.place_of[layer, target].out_dim
+        offset = self.layout.b_offsets[layer, target]
+        return self.values[:, offset : offset + rank * width].view(len(self), rank, width)
 
     def delta(self, layer: int, target: str) -> Tensor:
         """ΔW as a dense matrix, `[batch, in_dim, out_dim]`: y = x W + x ΔW (W as `[in_dim, out_dim]`)."""
@@ -233,11 +271,38 @@ class PerceptualWeights:
         """Weights for each row of a batch of texts.
 
         Args:
-            index: `[rows]`, which image each row looks at; -1 means none, and leaves that row bare.
+            index: `[rows]` or `[rows, images]`, the images each row looks at; -1 means none. A row with several
+                wears the sum of their ΔW, in whatever order they are named; a row with none stays bare.
         """
+        index = index.reshape(len(index), -1)
         # `where`, not a product: a bare row stays exactly zero even if an image's weights are not finite.
-        picked = self.values.index_select(0, index.clamp_min(0))
-        return PerceptualWeights(picked.where(index.ge(0)[:, None], 0), self.layout, self.b)
+        picked = self.values[index.clamp_min(0)].where(index.ge(0)[..., None], 0)
+        images = index.shape[1]
+        layout = self.layout.of(images)
+        if images == 1 or layout.factors == "a":
+            return PerceptualWeights(picked.sum(1) if images > 1 else picked[:, 0], layout, self.b)
+        return PerceptualWeights(self._side_by_side(picked), layout, self.b)
+
+    def split(self, sizes: Sequence[int]) -> list[PerceptualWeights]:
+        """Parts of so many samples, in their order."""
+        return [PerceptualWeights(values, self.layout, self.b) for values in self.values.split(list(sizes))]
+
+    def composed(self) -> PerceptualWeights:
+        """All images of this batch in one row: its ΔW is the sum of theirs."""
+        return self.rows(torch.arange(len(self), device=self.values.device)[None])
+
+    def _side_by_side(self, picked: Tensor) -> Tensor:
+        """`[rows, images, numel]` with factors `ab` -> `[rows, images * numel]`: ranks of all images side by side."""
+        layout, (rows, images, _) = self.layout, picked.shape
+        parts: list[Tensor] = []
+        for site in layout.sites:
+            a = picked[..., site.offset : site.offset + site.in_dim * len(site.targets) * layout.rank]
+            a = a.view(rows, images, site.in_dim, len(site.targets), layout.rank)
+            parts.append(a.permute(0, 2, 3, 1, 4).flatten(1))
+        for place, offset in layout.b_offsets.items():
+            b = picked[..., offset : offset + layout.rank * layout.place_of[place].out_dim]
+            parts.append(b.flatten(1))  # [images, rank, out_dim]: rows of B below one another
+        return torch.cat(parts, dim=1)
 
     def to(self, *args: Any) -> PerceptualWeights:
         """Move or convert, as `Tensor.to`; B goes along."""
@@ -276,8 +341,9 @@ class PerceptualWeights:
         try:
             fields = json.loads(metadata["layout"])
             places = tuple(Place(*place) for place in fields["places"])
-            layout = Layout(places, fields["rank"], fields["scale"])
-            b = {(p.layer, p.target): tensors[f"b.{p.layer}.{p.target}"] for p in places}
+            layout = Layout(places, fields["rank"], fields["scale"], fields.get("factors", "a"))
+            shared = places if layout.factors == "a" else ()
+            b = {(p.layer, p.target): tensors[f"b.{p.layer}.{p.target}"] for p in shared}
             return PerceptualWeights(tensors["values"], layout, b)
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path} is damaged: its layout does not fit what it holds.") from error
