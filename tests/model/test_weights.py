@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,20 @@ def a_layout(targets: tuple[str, ...] = TARGETS, layers: tuple[int, ...] = (1, 3
 
 def some_weights(batch: int, layout: Layout | None = None) -> PerceptualWeights:
     layout = layout or a_layout()
-    b = {(p.layer, p.target): torch.randn(RANK, p.out_dim) for p in layout.places}
+    shared = layout.places if layout.factors == "a" else ()
+    b = {(p.layer, p.target): torch.randn(RANK, p.out_dim) for p in shared}
     return PerceptualWeights(torch.randn(batch, layout.numel), layout, b)
+
+
+def some_with_own_b(batch: int) -> PerceptualWeights:
+    return some_weights(batch, replace(a_layout(), factors="ab"))
 
 
 def some_parameters(batch: int) -> VisualParameters:
     return VisualParameters(torch.randn(batch, 8, 2, 5))
 
 
-MAKERS = pytest.mark.parametrize("make", [some_parameters, some_weights])
+MAKERS = pytest.mark.parametrize("make", [some_parameters, some_weights, some_with_own_b])
 INDICES: list[tuple[Any, list[int]]] = [
     (0, [0]),
     (3, [3]),
@@ -127,6 +133,22 @@ def test_a_missing_file_and_a_folder_are_refused(make: Any, tmp_path: Path) -> N
         type(make(1)).load(tmp_path)
 
 
+def test_with_factors_ab_each_sample_has_a_b_of_its_own() -> None:
+    weights = some_with_own_b(3)
+    layout = weights.layout
+    assert layout.numel == sum(RANK * (place.in_dim + place.out_dim) for place in layout.places)
+    taken = torch.zeros(layout.numel)
+    for place in layout.places:
+        a, b = weights.factors(place.layer, place.target)
+        assert (a.shape, b.shape) == ((3, place.in_dim, RANK), (3, RANK, place.out_dim))
+        b[0].fill_(float("nan"))  # a view
+        taken += weights.values[0].isnan()
+        b[0].zero_()
+        assert torch.equal(weights[1].factors(place.layer, place.target)[1][0], b[1])
+    assert taken.sum() == sum(RANK * place.out_dim for place in layout.places)
+    assert taken.max() == 1  # no two B overlap
+
+
 def test_a_file_of_the_other_kind_is_refused(tmp_path: Path) -> None:
     some_weights(1).save(tmp_path / "weights")
     some_parameters(1).save(tmp_path / "parameters")
@@ -145,8 +167,10 @@ def test_a_file_of_the_other_kind_is_refused(tmp_path: Path) -> None:
         {"layout": json.dumps({"places": [], "rank": 1})},
         {"layout": json.dumps({"places": [[0, "q"]], "rank": 1, "scale": 1.0})},
         {"layout": json.dumps({"places": [[0, "q", 2, 2]], "rank": 1, "scale": 1.0})},
+        {"layout": json.dumps({"places": [[0, "q", 2, 2]], "rank": 1, "scale": 1.0, "factors": "ab"})},
+        {"layout": json.dumps({"places": [], "rank": 1, "scale": 1.0, "factors": "b"})},
     ],
-    ids=["none", "no-json", "no-object", "no-scale", "no-shape", "no-b"],
+    ids=["none", "no-json", "no-object", "no-scale", "no-shape", "no-b", "no-own-b", "no-such-factors"],
 )
 def test_a_damaged_layout_is_refused(metadata: dict[str, str], tmp_path: Path) -> None:
     save_file({"values": torch.zeros(1, 2)}, tmp_path / "x", metadata=metadata)
@@ -154,8 +178,9 @@ def test_a_damaged_layout_is_refused(metadata: dict[str, str], tmp_path: Path) -
         PerceptualWeights.load(tmp_path / "x")
 
 
-def test_a_file_keeps_layout_and_b(tmp_path: Path) -> None:
-    weights = some_weights(2)
+@pytest.mark.parametrize("make", [some_weights, some_with_own_b])
+def test_a_file_keeps_layout_and_b(make: Any, tmp_path: Path) -> None:
+    weights = make(2)
     weights.save(tmp_path / "x")
     again = PerceptualWeights.load(tmp_path / "x")
     assert again.layout == weights.layout

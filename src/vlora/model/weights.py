@@ -342,6 +342,8 @@ class PerceptualWeights:
             fields = json.loads(metadata["layout"])
             places = tuple(Place(*place) for place in fields["places"])
             layout = Layout(places, fields["rank"], fields["scale"], fields.get("factors", "a"))
+            if layout.factors not in FACTORS:
+                raise ValueError(layout.factors)
             shared = places if layout.factors == "a" else ()
             b = {(p.layer, p.target): tensors[f"b.{p.layer}.{p.target}"] for p in shared}
             return PerceptualWeights(tensors["values"], layout, b)
