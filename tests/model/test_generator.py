@@ -1,0 +1,52 @@
+"""The generator's size, and what its options do to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.helpers import KINDS, images, shared_model
+from vlora.model import GeneratorConfig
+from vlora.model.generator import PerceptualWeightsGenerator
+from vlora.model.weights import Place
+
+
+def _parameters_at_7b(**options: Any) -> int:
+    """Learned numbers of a generator for a language model of width 4096 with 32 blocks, and CLIP-L/14-336."""
+    config = GeneratorConfig(**options)
+    places = tuple(Place(layer, target, 4096, 4096) for layer in config.worn_layers(32) for target in config.targets)
+    with torch.device("meta"):
+        generator = PerceptualWeightsGenerator(config, vision_dim=1024, patches=576, places=places)
+    return sum(parameter.numel() for parameter in generator.parameters())
+
+
+def test_the_authors_generator_has_their_number_of_parameters() -> None:
+    assert _parameters_at_7b() == 851_891_712
+    assert _parameters_at_7b(dim=1024) == 2_027_531_264
+
+
+def test_a_dictionary_removes_most_of_the_heads() -> None:
+    linear, heads = _parameters_at_7b(), 5 * (512 + 1) * 4096 * 64
+    for size in (64, 128, 256):
+        dictionary = 5 * (512 + 1) * size * 64 + 40 * 4096 * size
+        assert _parameters_at_7b(head="dictionary", dictionary_size=size) == linear - heads + dictionary
+    assert _parameters_at_7b(head="dictionary", dictionary_size=256) < 0.31 * linear
+    assert _parameters_at_7b(head="dictionary", dictionary_size=128, queries="joint") < 0.11 * linear
+
+
+@pytest.mark.parametrize("options", KINDS, ids=str)
+@torch.no_grad()
+def test_factors_lie_where_the_layout_says(options: dict[str, Any]) -> None:
+    model = shared_model(**options)
+    generator = model.model.generator
+    visual = model.perceive(images(2))
+    weights = generator.expand(visual)
+    assert len(weights) == 2
+    assert weights.layout is generator.layout
+    for place, (a, b) in generator._factors(visual.values).items():
+        own_a, own_b = weights.factors(*place)
+        assert torch.equal(own_a, a)
+        assert torch.equal(own_b, b)
+        assert (own_b.ndim == 3) == (options.get("factors") == "ab")
