@@ -164,7 +164,13 @@ class VLoRAModel(VLoRAPreTrainedModel):
                 f"image_index names images from {int(image_index.min())} to {int(image_index.max())}; "
                 f"there are {len(weights)}, counted from 0, and -1 is none."
             )
-        return weights.rows(image_index.to(weights.values.device))  # parts may lie on different devices
+        index = _through_the_batch(image_index.reshape(rows, -1), len(weights))
+        if 0 < len(index[index >= 0].unique()) < len(weights):
+            raise InputError(
+                f"{len(weights)} images are given and image_index leaves some of them to no row of text: "
+                "give the images that are asked about, and prepare a batch of texts with several images in one call."
+            )
+        return weights.rows(index.to(weights.values.device))  # parts may lie on different devices
 
     def forward(
         self,
@@ -318,6 +324,20 @@ class VLoRAModel(VLoRAPreTrainedModel):
             return False
         function = getattr(block, "_gradient_checkpointing_func", None)
         return bool(getattr(function, "keywords", {}).get("use_reentrant", True))
+
+
+def _through_the_batch(image_index: Tensor, images: int) -> Tensor:
+    """Number the images through the batch when its rows were prepared one by one, and joined later.
+
+    That is how pipelines make a batch: every row then counts its own images from 0. No other batch is mistaken for
+    one: read as it stands, such an index leaves images to no row, unless all belong to one row, which is the same.
+    """
+    named = image_index.ge(0)
+    counts = named.sum(1)
+    own = torch.arange(image_index.shape[1], device=image_index.device).where(named, -1)
+    if int(counts.sum()) != images or not torch.equal(image_index, own.to(image_index)):
+        return image_index
+    return image_index + (counts.cumsum(0) - counts)[:, None] * named
 
 
 def _is_prompt(input_ids: Tensor, attention_mask: Tensor | None, past_key_values: Any | None) -> bool:

@@ -126,7 +126,7 @@ class Layout:
 
     def of(self, images: int) -> Layout:
         """The layout of so many images in one row: with a shared B no other than that of one."""
-        return replace(self, rank=self.rank * images) if self.factors == "ab" else self
+        return replace(self, rank=self.rank * images) if self.factors == "ab" and images > 1 else self
 
     @cached_property
     def place_of(self) -> Mapping[tuple[int, str], Place]:
