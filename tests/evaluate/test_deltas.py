@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from tests.helpers import images, tiny_model
 from vlora.api import Eyes
 from vlora.evaluate.deltas import effective_rank, measure, singular_values, stable_rank
+from vlora.model import VisualParameters
 from vlora.model.inject import MODULE_OF
 
 
@@ -50,3 +54,23 @@ def test_measure(eyes: Eyes) -> None:
         assert delta.stable_rank == pytest.approx(
             float(dense.norm() ** 2 / torch.linalg.matrix_norm(dense, 2) ** 2), rel=1e-4
         )
+
+
+@pytest.mark.parametrize("kind", [{"factors": "ab"}, {"factors": "ab", "static_rank": 2}, {"static_rank": 2}])
+def test_either_kind_of_b_and_several_images(kind: dict[str, Any]) -> None:
+    model = tiny_model(**kind)
+    with torch.inference_mode():
+        weights = model.expand(model.perceive(images(2)))
+        for given in (weights[1], weights.composed()):
+            for delta in measure(given, model.model.language_model):
+                values = torch.linalg.svdvals(given.delta(delta.layer, delta.target)[0].double())
+                assert delta.norm == pytest.approx(float(values.norm()), rel=1e-4)
+                assert delta.effective_rank == pytest.approx(effective_rank(values), rel=1e-3)
+
+
+def test_damaged_weights_are_measured_as_not_a_number() -> None:
+    weights = tiny_model().expand(VisualParameters(torch.full((1, 8, 2, 16), torch.nan)))
+    for delta in measure(weights, tiny_model().model.language_model):
+        assert np.isnan([delta.norm, delta.stable_rank, delta.effective_rank]).all()
+    infinite = torch.tensor([[np.inf, 1.0], [0.0, 1.0]])
+    assert singular_values(infinite, torch.eye(2)).isnan().all()

@@ -95,7 +95,8 @@ def test_a_folder_loads_in_bfloat16(tmp_path: Path) -> None:
     model = tiny_model(targets=("q",))
     model.save_pretrained(tmp_path)
     half = VLoRAForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.bfloat16)
-    assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
+    in_float32 = {name for name, parameter in half.named_parameters() if parameter.dtype == torch.float32}
+    assert in_float32 == {name for name, _ in half.named_parameters() if name.startswith("model.generator.")}
     assert half(input_ids=token_ids(1, 5), pixel_values=images(1)).logits.isfinite().all()
 
 

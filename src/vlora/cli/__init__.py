@@ -7,6 +7,8 @@
 | `train` | trains a generator from a config file |
 | `evaluate` | accuracy on a task, with 95 % intervals and controls |
 | `inspect` | what a model is made of, and the size and rank of each ΔW of an image |
+| `cost` | FLOPs, parameters and bytes by formula, against the same model with visual tokens |
+| `convert` | makes a checkpoint of the VLoRA authors one of ours |
 | `doctor` | what is installed, what is missing, and how to get it |
 
 A user's mistake is one sentence on stderr and exit code 2. What takes long to import is imported inside the
@@ -22,6 +24,8 @@ import typer
 from .. import __version__
 from ._output import set_debug
 from .ask import ask
+from .convert import convert
+from .cost import cost
 from .demo import demo
 from .doctor import doctor
 from .evaluate import evaluate
@@ -58,8 +62,9 @@ def options(
     set_debug(debug)
 
 
-for command in (ask, demo, train, evaluate, inspect, doctor):
+for command in (ask, demo, train, evaluate, inspect, cost, doctor):
     app.command()(command)
+app.add_typer(convert, name="convert")
 
 
 def main() -> None:

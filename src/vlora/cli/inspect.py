@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import InputError
 from ._eyes import AsJson, Device, Model, load_eyes
-from ._output import command, out, print_json, say
-from .ask import read_image
+from ._output import command, note, out, print_json, printable, say
+from .ask import STDIN, read_image
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -19,10 +20,14 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..api import Eyes
+    from ..evaluate.deltas import Delta
 
-# What every configuration of transformers carries, and no generator has.
+# Of the generator, as its configuration names them.
 _OPTIONS = (
     "queries",
+    "head",
+    "dictionary_size",
+    "factors",
     "rank",
     "static_rank",
     "alpha",
@@ -39,16 +44,29 @@ def inspect(
     image: Annotated[
         str | None, typer.Argument(help="With an image: size and rank of each ΔW; - reads it from stdin.")
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="With an image: draw its ΔW, and where the perceptual queries looked, into this folder as PNG.",
+        ),
+    ] = None,
     model: Model = "nano",
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what a model is made of, and what an image does to it."""
+    if plot is not None:
+        _check_plot(plot, image)
     picture = None if image is None else read_image(image)
     eyes, _ = load_eyes(model, device)
     facts = describe(eyes, frozen_parts=has_frozen_parts(model))
     if picture is not None:
-        facts |= {"image": image, "deltas": measure_image(eyes, picture)}
+        deltas = measure_image(eyes, picture)
+        facts |= {"image": image, "deltas": [_as_json(delta) for delta in deltas]}
+        if plot is not None:
+            about = f"{_short_name(image or '')} · {_short_name(model)}"
+            facts["plots"] = [str(path) for path in draw(eyes, picture, deltas, plot, about)]
     if as_json:
         print_json(facts)
     else:
@@ -75,6 +93,7 @@ def describe(eyes: Eyes, *, frozen_parts: bool) -> dict[str, Any]:
     places = [p for p in layout.places if p.layer == generator.layers[0]]
     item = generator.positions.element_size()
     llm: list[Any] = [model.language_model, eyes.model.lm_head]
+    options = [name for name in _OPTIONS if name != "dictionary_size" or config.head == "dictionary"]
     return {
         "model": eyes.name,
         "parts": {
@@ -82,7 +101,7 @@ def describe(eyes: Eyes, *, frozen_parts: bool) -> dict[str, Any]:
             "generator": _part(config.model_type, [generator], frozen=False),
             "language_model": _part(model.language_model.config.model_type, llm, frozen=frozen_parts),
         },
-        "generator": {name: getattr(config, name) for name in _OPTIONS} | {"scale": layout.scale},
+        "generator": {name: getattr(config, name) for name in options} | {"scale": layout.scale},
         "targets": [
             {"target": p.target, "in_dim": p.in_dim, "out_dim": p.out_dim, "mergeable": p.target != "mlp"}
             for p in places
@@ -96,7 +115,7 @@ def describe(eyes: Eyes, *, frozen_parts: bool) -> dict[str, Any]:
     }
 
 
-def measure_image(eyes: Eyes, picture: Image.Image) -> list[dict[str, Any]]:
+def measure_image(eyes: Eyes, picture: Image.Image) -> list[Delta]:
     """Size and rank of each ΔW of an image."""
     import torch
 
@@ -104,12 +123,76 @@ def measure_image(eyes: Eyes, picture: Image.Image) -> list[dict[str, Any]]:
 
     with torch.inference_mode():
         weights = eyes.model.expand(eyes.perceive(picture))
-    deltas = measure(weights, eyes.model.model.language_model)
-    return [
-        # NaN and infinity, which damaged weights give, are no JSON.
-        {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
-        for row in (delta.to_dict() for delta in deltas)
-    ]
+    return measure(weights, eyes.model.model.language_model)
+
+
+def draw(eyes: Eyes, picture: Image.Image, deltas: list[Delta], folder: Path, about: str) -> list[Path]:
+    """Draw an image's ΔW, and where the perceptual queries looked; tell where the latter is not possible.
+
+    Args:
+        eyes: the model.
+        picture: the image.
+        deltas: what `measure_image` found.
+        folder: for the files.
+        about: which image and which model, as the figures say it.
+
+    Returns:
+        The files written.
+
+    Raises:
+        InputError: they cannot be written there.
+    """
+    import torch
+
+    from ..evaluate import plots
+    from ..evaluate.attention import cross_attention, find_grid, picture_seen
+
+    processor, generator = eyes.processor.image_processor, eyes.model.model.generator
+    pixels: torch.Tensor = processor([picture], return_tensors="pt")["pixel_values"]
+    with torch.inference_mode():
+        features: Any = eyes.model.get_image_features(pixels.to(eyes.model.device)).last_hidden_state
+    figures = {"deltas.png": plots.draw_deltas(deltas, rank=generator.layout.rank, caption=about)}
+    vision = eyes.model.config.vision_config
+    grid = find_grid(vision, (pixels.shape[-2], pixels.shape[-1]), features.shape[1])
+    if grid is None:
+        note(
+            f"Where the perceptual queries looked cannot be drawn: the {features.shape[1]} features of an encoder of "
+            f"type {vision.model_type!r} form no grid that is known here."
+        )
+    else:
+        last = cross_attention(generator, features, average_heads=True)[0, :, :, -1]
+        depth, heads = generator.config.depth, generator.config.heads
+        figures["attention.png"] = plots.draw_attention(
+            picture_seen(pixels[0], processor),
+            grid.place(last).cpu().numpy(),
+            grid,
+            targets=generator.targets,
+            layers=generator.layers,
+            caption=f"{about} · cross-attention of block {depth} of {depth}, mean of {heads} heads",
+        )
+    return plots.write(figures, folder)
+
+
+def _check_plot(folder: Path, image: str | None) -> None:
+    from ..evaluate import plots
+
+    if image is None:
+        raise InputError("--plot draws what an image does to the model, and there is none: name an IMAGE as well.")
+    plots.check(folder)
+
+
+def _short_name(path: str) -> str:
+    """The last part of a path, short enough for a caption."""
+    name = printable("stdin" if path == STDIN else Path(path).name or path)
+    return name if len(name) <= 40 else f"{name[:39]}…"
+
+
+def _as_json(delta: Delta) -> dict[str, Any]:
+    """NaN and infinity, which damaged weights give, are no JSON."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in delta.to_dict().items()
+    }
 
 
 def _part(kind: str, modules: Iterable[nn.Module], *, frozen: bool) -> dict[str, Any]:
@@ -135,6 +218,8 @@ def _show(facts: dict[str, Any]) -> None:
     say(f"an image   {compact:.0f} KiB of visual parameters, {expanded:.0f} KiB of perceptual weights, 0 visual tokens")
     if "deltas" in facts:
         out().print(_deltas_table(facts["deltas"]))
+    for path in facts.get("plots", ()):
+        say(f"written    {path}")
 
 
 def _parts_table(parts: dict[str, dict[str, Any]]) -> Table:

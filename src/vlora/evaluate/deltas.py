@@ -53,7 +53,7 @@ def measure(weights: PerceptualWeights, language_model: nn.Module) -> list[Delta
     with torch.no_grad():
         for layer, target, _, _ in sorted(weights.layout.places, key=lambda p: p.layer):
             a, b = weights.factors(layer, target)
-            values = weights.layout.scale * singular_values(a[0], b)
+            values = weights.layout.scale * singular_values(a[0], b if b.ndim == 2 else b[0])
             base = _base_norm(language_model, layer, target)
             norm = float(values.norm())
             relative = norm / base if base else None
@@ -69,17 +69,20 @@ def singular_values(a: Tensor, b: Tensor) -> Tensor:
         b: `[rank, out_dim]`.
 
     Returns:
-        `[rank]` at most, largest first.
+        `[rank]` at most, largest first; NaN where a factor is not finite.
     """
     # On the CPU: not every accelerator knows float64.
     left, right = (torch.linalg.qr(x.detach().to("cpu", torch.float64), mode="r").R for x in (a, b.T))
-    return torch.linalg.svdvals(left @ right.T)
+    product = left @ right.T
+    if not product.isfinite().all():  # damaged weights; their decomposition would fail
+        return torch.full((min(product.shape),), torch.nan, dtype=product.dtype)
+    return torch.linalg.svdvals(product)
 
 
 def stable_rank(values: Tensor) -> float:
     """Squared Frobenius norm over squared spectral norm, from singular values."""
     largest = float(values.max())
-    return float((values / largest).square().sum()) if largest > 0 else 0.0
+    return float((values / largest).square().sum()) if largest else 0.0
 
 
 def effective_rank(values: Tensor) -> float:

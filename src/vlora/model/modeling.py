@@ -140,7 +140,8 @@ class VLoRAModel(VLoRAPreTrainedModel):
             pixel_values: `[image, 3, height, width]`.
             image_index: `[rows]` or `[rows, images]`, the images of each row, -1 for none; a row wears the sum of
                 the ΔW of its images. None means that the rows are in the order of the images, each image with the
-                same number of consecutive rows.
+                same number of consecutive rows. Where all rows of a `[rows, images]` count their images from 0 and
+                have all images between them, they were joined after they had been prepared, and are counted through.
             rows: rows of text.
 
         Raises:
@@ -164,13 +165,8 @@ class VLoRAModel(VLoRAPreTrainedModel):
                 f"image_index names images from {int(image_index.min())} to {int(image_index.max())}; "
                 f"there are {len(weights)}, counted from 0, and -1 is none."
             )
-        index = _through_the_batch(image_index.reshape(rows, -1), len(weights))
-        if 0 < len(index[index >= 0].unique()) < len(weights):
-            raise InputError(
-                f"{len(weights)} images are given and image_index leaves some of them to no row of text: "
-                "give the images that are asked about, and prepare a batch of texts with several images in one call."
-            )
-        return weights.rows(index.to(weights.values.device))  # parts may lie on different devices
+        image_index = _through_the_batch(image_index, len(weights))
+        return weights.rows(image_index.to(weights.values.device))  # parts may lie on different devices
 
     def forward(
         self,
@@ -327,17 +323,18 @@ class VLoRAModel(VLoRAPreTrainedModel):
 
 
 def _through_the_batch(image_index: Tensor, images: int) -> Tensor:
-    """Number the images through the batch when its rows were prepared one by one, and joined later.
+    """Number the images through a batch whose rows were prepared one by one and joined later, as pipelines do.
 
-    That is how pipelines make a batch: every row then counts its own images from 0. No other batch is mistaken for
-    one: read as it stands, such an index leaves images to no row, unless all belong to one row, which is the same.
+    Each row then counts its own images from 0, and is filled up with 0 on the left. Read as it stands, such an index
+    would show the first image to every row, and leave the others to none.
     """
-    named = image_index.ge(0)
-    counts = named.sum(1)
-    own = torch.arange(image_index.shape[1], device=image_index.device).where(named, -1)
-    if int(counts.sum()) != images or not torch.equal(image_index, own.to(image_index)):
+    if image_index.ndim == 1 or len(image_index) == 1:
         return image_index
-    return image_index + (counts.cumsum(0) - counts)[:, None] * named
+    counts = image_index.amax(1, keepdim=True) + 1
+    own = torch.arange(image_index.shape[1], device=image_index.device) - (image_index.shape[1] - counts)
+    if int(counts.sum()) != images or not torch.equal(own.clamp_min(0), image_index):
+        return image_index
+    return (own + counts.cumsum(0) - counts).where(own >= 0, -1)
 
 
 def _is_prompt(input_ids: Tensor, attention_mask: Tensor | None, past_key_values: Any | None) -> bool:
@@ -495,13 +492,13 @@ class VLoRAForConditionalGeneration(VLoRAPreTrainedModel, GenerationMixin):
             kwargs["perceptual_weights"] = weights.values  # a tensor is repeated for beams and several answers
         return super().generate(inputs, *args, **kwargs)  # pyright: ignore
 
-    def _get_candidate_generator(self, **kwargs: Any) -> Any:
-        """An assistant that cannot wear weights drafts without them; this model decides what is written."""
-        assistant = kwargs.get("assistant_model")
-        if assistant is not None and not isinstance(assistant, VLoRAForConditionalGeneration):
+    def _get_candidate_generator(self, **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """An assistant that cannot wear these weights drafts without them; this model decides what is written."""
+        body = getattr(kwargs.get("assistant_model"), "model", None)
+        if not isinstance(body, VLoRAModel) or body.generator.layout != self.model.generator.layout:
             given = kwargs["model_kwargs"]
             kwargs["model_kwargs"] = {name: value for name, value in given.items() if name != "perceptual_weights"}
-        return super()._get_candidate_generator(**kwargs)
+        return super()._get_candidate_generator(**kwargs)  # pyright: ignore
 
     def _logits(self, hidden: Tensor) -> Tensor:
         logits = self.lm_head(hidden)

@@ -79,6 +79,34 @@ class VLoRAProcessor(ProcessorMixin):
             batch["image_index"] = torch.tensor(index) if as_tensor else index
         return batch
 
+    def apply_chat_template(
+        self, conversation: Any, *args: Any, sanitize_control_tokens: bool = False, **kwargs: Any
+    ) -> Any:
+        """As transformers' own.
+
+        Args:
+            conversation: messages, or a list of conversations.
+            *args: as there.
+            sanitize_control_tokens: read markers of images and control tokens in messages, tools and documents as plain
+                text, see `harmless`; what a user writes is then not obeyed.
+            **kwargs: as there.
+        """
+        if sanitize_control_tokens:
+            conversation = self._harmless_within(conversation)
+            kwargs = {
+                name: self._harmless_within(value) if name != "chat_template" else value
+                for name, value in kwargs.items()
+            }
+        return super().apply_chat_template(conversation, *args, **kwargs)
+
+    def _harmless_within(self, value: Any) -> Any:
+        value = getattr(value, "messages", value)  # the chats of a pipeline
+        if isinstance(value, str):
+            return harmless(value, self.tokenizer, self.image_token)
+        if isinstance(value, dict):
+            return {name: self._harmless_within(one) for name, one in value.items()}
+        return [self._harmless_within(one) for one in value] if isinstance(value, list | tuple) else value
+
     def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **kwargs: Any) -> str:
         """What stands in the text where an image was named: nothing, or one position that will be masked."""
         return self.image_token if self.image_placeholder == "mask" else ""
@@ -113,13 +141,13 @@ def _listed(counts: Sequence[int]) -> str:
     return ", ".join(map(str, counts))
 
 
-def harmless(text: str, tokenizer: Any) -> str:
-    """A user's text in which no control token of the tokenizer is left to act as one.
+def harmless(text: str, tokenizer: Any, *markers: str) -> str:
+    """A user's text in which no control token of the tokenizer, and none of the markers, is left to act as one.
 
     Each one found (`<|im_end|>`, ...) is broken by a space after its first character, so that it is read as the
     characters it is made of.
     """
-    tokens = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    tokens = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special} | set(markers)
     # Longest first: a broken token must not leave a shorter one whole.
     for token in sorted((token for token in tokens if len(token) > 1), key=len, reverse=True):
         text = re.sub(f"{re.escape(token[0])}(?={re.escape(token[1:])})", lambda found: f"{found[0]} ", text)
