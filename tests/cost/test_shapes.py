@@ -76,6 +76,12 @@ def test_no_patches(config: PreTrainedConfig) -> None:
         shapes.encoder(config)
 
 
+@pytest.mark.parametrize("kind", ["swin", "videomae"])
+def test_hidden_states_that_are_no_patches(kind: str) -> None:
+    with pytest.raises(UnsupportedModel, match=f"type '{kind}' are not the patches of one image; choose one"):
+        shapes.encoder(AutoConfig.for_model(kind))
+
+
 def test_sizes_that_cannot_be() -> None:
     with pytest.raises(InputError, match="hidden = 0"):
         shapes.language_model(tiny_llm_config("llama", hidden_size=0))

@@ -79,10 +79,15 @@ def test_it_stays_hidden_at_every_step(options: dict[str, Any]) -> None:
 
 
 def _greedy(model: VLoRAForConditionalGeneration, ids: Tensor, pixels: Tensor) -> Tensor:
+    """The prompt is numbered by place; what is written, by how many tokens there are without the places of images."""
+    keep = ids[0] != IMAGE
+    positions, text = torch.arange(ids.shape[1])[keep], ids[:, keep]
+    plain = shared_model(model.config.text_config.model_type)
     for _ in range(NEW):
-        logits = _by_hand(model, ids, pixel_values=pixels)
-        ids = torch.cat([ids, logits[:, -1:].argmax(-1)], dim=1)
-    return ids[0, -NEW:]
+        logits = plain(input_ids=text, position_ids=positions[None], pixel_values=pixels).logits
+        positions = torch.cat([positions, torch.tensor([text.shape[1]])])
+        text = torch.cat([text, logits[:, -1:].argmax(-1)], dim=1)
+    return text[0, -NEW:]
 
 
 @torch.no_grad()

@@ -12,10 +12,11 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, PreTrainedConfig
 
-from ..errors import ConfigError, InputError
+from ..errors import ConfigError, InputError, UnsupportedModel
 from ..model.configuration import GeneratorConfig
 from ..model.inject import check_supported
 from ..model.vision import encode, patch_count, takes_layers
@@ -227,7 +228,7 @@ def encoder(config: PreTrainedConfig, *, select: str = "default") -> Encoder:
     """
     patches = _patches(config)
     read = _VITS.get(config.model_type)
-    shape = read(config, patches, select) if read else _count(config, select)
+    shape = read(config, patches, select) if read else _count(config, patches, select)
     _check_positive("vision encoder", shape, zero=("prefix", "vectors"))
     return shape
 
@@ -326,19 +327,31 @@ def _vit(
     return ViT(prefix=prefix, vectors=vectors, **(common | given))
 
 
-def _count(config: PreTrainedConfig, select: str) -> CountedEncoder:
+def _count(config: Any, patches: int, select: str) -> CountedEncoder:
     """Run an encoder without weights, as `vision.encode` runs it, and count its multiplications."""
-    with torch.device("meta"):
-        module: Any = AutoModel.from_config(config).eval()
-        height, width = _sides(config.image_size)
-        pixels = torch.empty(1, getattr(config, "num_channels", 3), height, width)
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            features = encode(module, pixels, feature_layer=-2 if takes_layers(config) else -1, select=select)
+    layer = -2 if takes_layers(config) else -1
+    try:
+        # Attention taken apart into two products, which is how every other formula counts it.
+        with torch.device("meta"), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            module: Any = AutoModel.from_config(config).eval()
+            pixels = torch.empty(1, getattr(config, "num_channels", 3), *_sides(config.image_size))
+            features = encode(module, pixels, feature_layer=layer, select=select)
+    except Exception as error:  # whatever the code of a family raises that takes no single images
+        raise _no_patches(config) from error
+    if features.ndim != 3 or (select == "default" and features.shape[1] != patches):
+        raise _no_patches(config)
     return CountedEncoder(
         dim=int(features.shape[2]),
         features=int(features.shape[1]),
         macs=counter.get_total_flops() // 2,
         parameters=sum(parameter.numel() for parameter in module.parameters()),
+    )
+
+
+def _no_patches(config: Any) -> UnsupportedModel:
+    return UnsupportedModel(
+        f"The hidden states of a vision encoder of type {config.model_type!r} are not the patches of one image; choose "
+        f"one whose are: {', '.join(_VITS)}, efficientnet_lite."
     )
 
 

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, CLIPImageProcessorPil
+from transformers import AutoTokenizer, CLIPImageProcessorPil, PreTrainedTokenizerFast
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from ..errors import CheckpointError, MissingDependency, UnsupportedModel
@@ -64,9 +64,16 @@ def _tokenizer(source: Source) -> Any:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # tokenizers raises nothing more special
         raise CheckpointError(f"The tokenizer in {folder} cannot be read: get it again.") from error
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-    return tokenizer
+    # As it is now, and not to be made anew from a class and its options, of which a saved one loses some.
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer,
+        bos_token=tokenizer.bos_token,
+        eos_token=tokenizer.eos_token,
+        unk_token=tokenizer.unk_token,
+        pad_token=tokenizer.pad_token or tokenizer.unk_token or tokenizer.eos_token,
+        model_max_length=tokenizer.model_max_length,
+        clean_up_tokenization_spaces=False,  # which destroys what byte-level tokenizers write
+    )
 
 
 def _image_processor(source: Source) -> Any:

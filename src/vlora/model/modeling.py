@@ -500,6 +500,21 @@ class VLoRAForConditionalGeneration(VLoRAPreTrainedModel, GenerationMixin):
             kwargs["model_kwargs"] = {name: value for name, value in given.items() if name != "perceptual_weights"}
         return super()._get_candidate_generator(**kwargs)  # pyright: ignore
 
+    def _update_model_kwargs_for_generation(
+        self, outputs: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Number what is written as the authors' generation does, where an image keeps a masked place.
+
+        Theirs counts the places of the prompt, and from there on the tokens that are attended to: the first token
+        written gets the number of the last one of the prompt, if the prompt names one image.
+        """
+        updated = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)  # pyright: ignore
+        if self.config.image_placeholder == "mask" and "position_ids" in updated:
+            positions, mask = updated["position_ids"], updated["attention_mask"]
+            new = kwargs.get("num_new_tokens", 1)
+            updated["position_ids"] = torch.cat([positions[:, :-new], mask.long().cumsum(1)[:, -new:] - 1], dim=1)
+        return updated
+
     def _logits(self, hidden: Tensor) -> Tensor:
         logits = self.lm_head(hidden)
         cap = getattr(self.config.text_config, "final_logit_softcapping", None)  # Gemma 2
