@@ -238,13 +238,13 @@ def test_official_logits(official: Official) -> None:
 
 def _sensitivity(official: Official, logits: Tensor) -> Tensor:
     """How far each position's logits move `[1, text]` when embeddings and features change in their last digit."""
-    given, moved = official.given, torch.zeros(logits.shape[:2])
-    embeddings, features = official.model.get_input_embeddings()(given["input_ids"]), official.theirs["features"]
-    attention_mask = (given["input_ids"] != official.model.config.image_token_id).long()
+    image, moved = official.theirs["input_ids"] == IMAGE, torch.zeros(logits.shape[:2])
+    embeddings = official.model.get_input_embeddings()(official.theirs["input_ids"].masked_fill(image, 0))
+    features = official.theirs["features"]
     for _ in range(12):
         nudged = official.model(
             inputs_embeds=_nudged(embeddings),
-            attention_mask=attention_mask,
+            attention_mask=(~image).long(),
             position_ids=torch.arange(logits.shape[1])[None],
             perceptual_weights=official.model.model.generator(_nudged(features)),
         ).logits

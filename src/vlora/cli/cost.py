@@ -38,7 +38,9 @@ def cost(
     ] = None,
     logits: Annotated[
         Literal["all", "needed"],
-        typer.Option(help="At every position, or at the last one of a prompt and those of the answer in training."),
+        typer.Option(
+            help="Where they are computed: at every position, or only where generating and training need them."
+        ),
     ] = "all",
     dtype: Annotated[Literal["bfloat16", "float16", "float32"], typer.Option(help="Of the bytes.")] = "bfloat16",
     targets: Annotated[

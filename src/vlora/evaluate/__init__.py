@@ -7,4 +7,6 @@
 | `controls.py` | what a model without eyes would score |
 | `scoring.py` | right or wrong, accuracy, intervals |
 | `deltas.py` | size and rank of each ΔW of an image |
+| `attention.py` | where the perceptual queries looked |
+| `plots.py` | figures of both |
 """
