@@ -95,6 +95,8 @@ class GeneratorConfig(PreTrainedConfig):
             problems.append(
                 f"dictionary_size: {self.dictionary_size} is below rank {self.rank}, which no ΔW would then reach"
             )
+        if self.mlp_ratio <= 0:
+            problems.append(f"mlp_ratio: {self.mlp_ratio} must be above 0")
         if self.static_rank < 0:
             problems.append(f"static_rank: {self.static_rank} must be 0 or more")
         if self.heads >= 1 and self.dim % self.heads:
