@@ -12,7 +12,7 @@ import torch
 from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
 from .data.images import ImageLike, open_image
-from .data.prompts import render
+from .data.prompts import render, tokenize
 from .errors import InputError
 from .model import PerceptualWeights, VisualParameters, VLoRAForConditionalGeneration, VLoRAProcessor
 
@@ -152,7 +152,7 @@ class Eyes:
         counts = images or [1] * len(questions)
         prompts = [render(question, self.processor, count) for question, count in zip(questions, counts, strict=True)]
         tokenizer = self.processor.tokenizer
-        inputs = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
+        inputs = tokenize(prompts, tokenizer, return_tensors="pt", padding=True, padding_side="left")
         return {name: inputs[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
 
     def _weights(self, sets: Sequence[Sequence[Any]]) -> PerceptualWeights | None:

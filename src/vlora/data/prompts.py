@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..errors import InputError
@@ -36,6 +37,20 @@ def render(question: str, processor: Any, images: int = 1) -> str:
     )
 
 
+def tokenize(prompts: Sequence[str], tokenizer: Any, **options: Any) -> Any:
+    """Rendered prompts as tokens, begun as the language model was trained to see a text begin.
+
+    A template that writes the token of the beginning itself gets no second one, as in transformers' processors.
+
+    Args:
+        prompts: of one template.
+        tokenizer: the language model's.
+        **options: for it.
+    """
+    begun = tokenizer.bos_token is not None and prompts[0].startswith(tokenizer.bos_token)
+    return tokenizer(list(prompts), add_special_tokens=not begun, **options)
+
+
 def supervised(question: str, answer: str, processor: Any) -> tuple[list[int], list[int]]:
     """Token ids of a question with its answer and the end of the turn, and labels that cover the answer only.
 
@@ -43,7 +58,7 @@ def supervised(question: str, answer: str, processor: Any) -> tuple[list[int], l
         `input_ids` and `labels`, of one length.
     """
     tokenizer = processor.tokenizer
-    prompt: list[int] = tokenizer(render(question, processor), add_special_tokens=False)["input_ids"]
+    prompt: list[int] = tokenize([render(question, processor)], tokenizer)["input_ids"][0]
     # Tokenised apart, so that the prompt is cut exactly as it will be when the answer is not yet there.
     reply: list[int] = tokenizer(harmless(answer, tokenizer), add_special_tokens=False)["input_ids"]
     reply = [*reply, tokenizer.eos_token_id]

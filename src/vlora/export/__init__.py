@@ -6,7 +6,8 @@
 | `shards.py` | weight files of either form |
 | `source.py` | what a checkpoint of the authors is made of |
 | `processor.py`, `vicuna_v1.jinja` | its tokenizer, prompts and image processor |
-| `convert.py` | checks it, and writes ours |
+| `plan.py` | what goes where; refuses what does not fit |
+| `convert.py` | writes ours |
 """
 
 from __future__ import annotations
