@@ -13,23 +13,23 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GenerationConfig
 
-from ..errors import InputError
-from ..model import VLoRAConfig, VLoRAForConditionalGeneration
+from ..errors import CheckpointError, InputError, VLoRAError
+from ..model import VLoRAConfig, VLoRAForConditionalGeneration, VLoRAProcessor
 from .authors import GENERATOR, LANGUAGE_MODEL, VISION
 from .plan import Piece, bytes_by_dtype, into_shards, make_plan
 from .processor import IMAGE, processor_of
 from .shards import opened
-from .source import Source, read_source
+from .source import Source, read_json, read_source
 
 PARTS = {"language_model": (LANGUAGE_MODEL, "lm_head."), "generator": (GENERATOR,), "vision": (VISION,)}
 
+_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _SAMPLING = ("temperature", "top_k", "top_p", "typical_p", "min_p", "repetition_penalty")
 
 Progress = Callable[[int, int], None]
@@ -90,15 +90,13 @@ def convert_authors(
     """
     destination = _free(Path(destination))
     given = read_source(Path(source), _maybe(vision), _maybe(language_model))
-    processor = processor_of(given)
-    config = given.config
-    config.image_placeholder = "mask"
-    config.image_token_id = int(processor.tokenizer.convert_tokens_to_ids(IMAGE))
+    processor, generation = processor_of(given), _generation_config(given)
     pieces, recomputed = make_plan(given)
     shards = into_shards(pieces)
+    _finish_config(given.config, processor, pieces)
     with _appearing(destination, sum(piece.nbytes for piece in pieces)) as folder:
-        _write_settings(folder, given, pieces)
-        processor.save_pretrained(folder)
+        for part in (given.config, generation, processor):
+            part.save_pretrained(folder)
         _write_shards(folder, shards, progress or (lambda _done, _total: None))
     return Conversion(
         source=str(source),
@@ -109,7 +107,7 @@ def convert_authors(
         not_vision=len(given.left_out),
         dtypes=bytes_by_dtype(pieces),
         files=len(shards),
-        image_token_id=config.image_token_id,
+        image_token_id=given.config.image_token_id or 0,
     )
 
 
@@ -126,7 +124,9 @@ def _free(destination: Path) -> Path:
 @contextmanager
 def _appearing(destination: Path, nbytes: int) -> Generator[Path]:
     """A folder that takes its place when it is complete, and leaves nothing if it is not."""
-    anchor = next(parent for parent in destination.parents if parent.is_dir())
+    anchor = next(parent for parent in destination.parents if parent.exists())
+    if not anchor.is_dir():
+        raise InputError(f"{destination} cannot be made, for {anchor} is no folder: give another place.")
     free = shutil.disk_usage(anchor).free
     if free < nbytes:
         raise InputError(
@@ -142,28 +142,38 @@ def _appearing(destination: Path, nbytes: int) -> Generator[Path]:
     except BaseException as error:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and not isinstance(error, VLoRAError):
             raise InputError(
                 f"{destination} cannot be written ({error.strerror or error}): give another place."
             ) from error
         raise
 
 
-def _write_settings(folder: Path, given: Source, pieces: Sequence[Piece]) -> None:
-    """`config.json` and `generation_config.json`."""
-    config: VLoRAConfig = given.config
-    config.architectures = [VLoRAForConditionalGeneration.__name__]
-    embedding = LANGUAGE_MODEL + "embed_tokens.weight"
-    config.dtype = next(piece.dtype for piece in pieces if piece.name == embedding)
-    config.save_pretrained(folder)
-    path = given.folder / "generation_config.json"
-    text = config.text_config
-    wishes: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    names = ("bos_token_id", "eos_token_id", "pad_token_id")
-    fields = {name: wishes.get(name, getattr(text, name)) for name in names}
+def _generation_config(given: Source) -> GenerationConfig:
+    """Their tokens that end a text; and how they sample, if they do.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    path, text = given.folder / "generation_config.json", given.config.text_config
+    wishes = read_json(path) if path.is_file() else {}
+    fields = {name: wishes.get(name, getattr(text, name)) for name in _TOKENS}
     if wishes.get("do_sample"):
         fields |= {name: wishes[name] for name in ("do_sample", *_SAMPLING) if name in wishes}
-    GenerationConfig(**fields).save_pretrained(folder)
+    try:
+        config = GenerationConfig(**fields)
+        config.validate(strict=True)
+    except Exception as error:  # transformers and its checks raise many
+        raise CheckpointError(f"{path} is damaged: get it again.") from error
+    return config
+
+
+def _finish_config(config: VLoRAConfig, processor: VLoRAProcessor, pieces: Sequence[Piece]) -> None:
+    config.architectures = [VLoRAForConditionalGeneration.__name__]
+    config.image_placeholder = "mask"
+    config.image_token_id = int(processor.tokenizer.convert_tokens_to_ids(IMAGE))
+    embedding = LANGUAGE_MODEL + "embed_tokens.weight"
+    config.dtype = next(piece.dtype for piece in pieces if piece.name == embedding)
 
 
 def _write_shards(folder: Path, shards: Sequence[Sequence[Piece]], progress: Progress) -> None:

@@ -1,4 +1,4 @@
-"""What goes where: every tensor of ours has its origin, and every tensor of theirs a place. Reads no weights."""
+"""What goes where: every tensor of ours has its origin, and every tensor of theirs a place."""
 
 from __future__ import annotations
 
@@ -173,6 +173,7 @@ def into_shards(pieces: Sequence[Piece]) -> list[list[Piece]]:
 
 
 def bytes_by_dtype(pieces: Sequence[Piece]) -> dict[str, int]:
+    """Bytes in each precision."""
     found: dict[str, int] = {}
     for piece in pieces:
         name = str(piece.dtype).removeprefix("torch.")

@@ -509,8 +509,9 @@ class VLoRAForConditionalGeneration(VLoRAPreTrainedModel, GenerationMixin):
         written gets the number of the last one of the prompt, if the prompt names one image.
         """
         updated = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)  # pyright: ignore
-        if self.config.image_placeholder == "mask" and "position_ids" in updated:
-            positions, mask = updated["position_ids"], updated["attention_mask"]
+        positions, mask = updated.get("position_ids"), updated.get("attention_mask")
+        # transformers drops a mask that masks nothing; then no image is named either.
+        if self.config.image_placeholder == "mask" and positions is not None and mask is not None:
             new = kwargs.get("num_new_tokens", 1)
             updated["position_ids"] = torch.cat([positions[:, :-new], mask.long().cumsum(1)[:, -new:] - 1], dim=1)
         return updated
