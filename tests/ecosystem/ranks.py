@@ -27,7 +27,6 @@ FORMS = {"none": None, "plain": False, "reentrant": True}
 
 def learner(folder: str, form: str) -> Any:
     """A model of which only the generator learns, with a form of gradient checkpointing."""
-    torch.set_num_threads(1)
     model = AutoModelForImageTextToText.from_pretrained(folder).train()
     model.requires_grad_(False)
     model.model.generator.requires_grad_(True)
@@ -51,6 +50,7 @@ def gradients(model: Any) -> dict[str, Tensor]:
 def main(folder: str) -> None:
     """Two steps for each form, without a search for unused parameters."""
     faulthandler.dump_traceback_later(120, exit=True)  # a process that waits for another for ever says where
+    torch.set_num_threads(1)
     distributed.init_process_group("gloo")
     rank = distributed.get_rank()
     for form in FORMS:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from tests.ecosystem.people import CHATS, NEW, prepare, save_folder
 from tests.helpers import fresh_python
+from vlora.errors import InputError
 
 READER = """
     import sys
@@ -19,7 +21,7 @@ READER = """
     from safetensors.torch import save_file
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from tests.ecosystem.people import CHATS, prepare
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(sys.argv.pop(1)))  # so that sums are added up in the same order
     for folder in sys.argv[1:]:
         model, info = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
         assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
@@ -46,7 +48,7 @@ def test_a_fresh_process_computes_the_same_bits(tmp_path: Path) -> None:
         processor.save_pretrained(folder)
         assert (len(list(folder.glob("*.safetensors"))) > 1) == (shard == "100KB")
         expected.append(model(**prepare(processor, CHATS)).logits)
-    fresh_python(READER, *folders)
+    fresh_python(READER, torch.get_num_threads(), *folders)
     for folder, logits in zip(folders, expected, strict=True):
         assert torch.equal(load_file(folder / "seen")["logits"], logits)
 
@@ -83,6 +85,14 @@ def test_a_language_model_that_stays_on_the_disk(folder: Path, model: Any, proce
     assert torch.equal(model_on_disk(**batch).logits, model(**batch).logits)
     written = model_on_disk.generate(**batch, max_new_tokens=3, do_sample=False)
     assert torch.equal(written, model.generate(**batch, max_new_tokens=3, do_sample=False))
+
+
+def test_a_generator_on_the_disk_is_refused(folder: Path, processor: Any, tmp_path: Path) -> None:
+    parts = ("model.vision_tower", "model.language_model", "lm_head")
+    device_map = dict.fromkeys(parts, "cpu") | {"model.generator": "disk"}
+    model = AutoModelForImageTextToText.from_pretrained(folder, device_map=device_map, offload_folder=tmp_path)
+    with pytest.raises(InputError, match="The generator is offloaded"):
+        model.generate(**prepare(processor, CHATS), max_new_tokens=2)
 
 
 def _split(device_map: dict[str, str], blocks: dict[str, str]) -> dict[str, str]:

@@ -55,8 +55,8 @@ def test_batches_need_no_padding(eyes: Eyes, asked: list[Asked], monkeypatch: py
     sizes: list[int] = []
     tokens = Eyes.tokens
 
-    def watched(self: Eyes, questions: list[str]) -> Any:
-        inputs = tokens(self, questions)
+    def watched(self: Eyes, questions: list[str], *images: Any) -> Any:
+        inputs = tokens(self, questions, *images)
         assert inputs["attention_mask"].all()
         sizes.append(len(questions))
         return inputs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,16 @@ OFFICIAL = Path(__file__).parents[1] / "parity" / "fixtures" / "official_checkpo
 INDEX = "model.safetensors.index.json"
 TOWER = "model.vision_tower."
 PROJECTOR = "model.mm_projector."
+
+
+class Attack:
+    """An object whose unpickling makes a folder."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.mkdir, (str(self.target),))
 
 
 def copy_official(folder: Path) -> Path:
@@ -52,7 +63,7 @@ def change_shard(checkpoint: Path, key: str, change: Callable[[dict[str, Tensor]
 def as_one_file(checkpoint: Path, tensors: dict[str, Tensor]) -> Path:
     """Put other tensors in place of a checkpoint's."""
     for path in (*checkpoint.glob("*.safetensors"), checkpoint / INDEX):
-        path.unlink()
+        path.unlink(missing_ok=True)
     save_file(tensors, checkpoint / "model.safetensors")
     return checkpoint / "model.safetensors"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.export.checkpoints import INDEX, as_bin, as_one_file, change_shard, copy_official, tensors_of
+from tests.export.checkpoints import INDEX, Attack, as_bin, as_one_file, change_shard, copy_official, tensors_of
 from vlora.errors import CheckpointError
 from vlora.export.shards import has_weights, list_file, list_folder, opened
 
@@ -31,16 +30,6 @@ def refused(folder: Path, *words: str) -> str:
     assert "\n" not in message
     assert all(word in message for word in words), message
     return message
-
-
-class Attack:
-    """An object whose unpickling makes a folder."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (os.mkdir, (str(self.target),))
 
 
 @pytest.mark.parametrize("form", ["parts", "one file", "bin", "bin in parts", "old bin"])

@@ -121,7 +121,7 @@ def _check_recomputed(keys: Sequence[str], given: Source) -> None:
                 f"{given.tensors[key]} has no place in the model that {given.folder / 'config.json'} describes: "
                 "get the config.json that belongs to these weights."
             )
-    for path in {given.tensors[key].file for key in keys}:
+    for path in dict.fromkeys(given.tensors[key].file for key in keys):
         with opened(path) as get:
             for key in (key for key in keys if given.tensors[key].file == path):
                 if not _same(get(given.tensors[key].key), _computed(key, given)):

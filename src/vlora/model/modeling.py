@@ -115,7 +115,16 @@ class VLoRAModel(VLoRAPreTrainedModel):
         )
 
     def perceive(self, pixel_values: Tensor) -> VisualParameters:
-        """`[image, 3, height, width]` -> visual parameters, one sample per image."""
+        """`[image, 3, height, width]` -> visual parameters, one sample per image.
+
+        Raises:
+            InputError: the generator is offloaded, or the images are of another size.
+        """
+        if self.generator.positions.is_meta and not pixel_values.is_meta:
+            raise InputError(
+                "The generator is offloaded, which it cannot be, as every worn layer reads it: give "
+                '"model.generator" a device of its own in device_map.'
+            )
         return self.generator.perceive(self._features(pixel_values))
 
     def expand(self, visual_parameters: VisualParameters) -> PerceptualWeights:
