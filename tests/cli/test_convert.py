@@ -145,5 +145,5 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
         time.sleep(0.001)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
-    assert (process.returncode, stdout, stderr.count("\n")) == (130, "", 1)
+    assert (process.returncode, stdout, stderr.count("\n")) == (130, "", 1), stderr
     assert not any(place.iterdir())
