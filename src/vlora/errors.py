@@ -3,6 +3,7 @@
     VLoRAError
     ├── InputError            what the user gave cannot be used              (also ValueError)
     │   ├── ImageError        a file or object that is not a usable image
+    │   ├── DataError         a sample or a data file that cannot be trained on
     │   └── ConfigError       a config file, with every wrong field at once
     ├── ModelNotFound         a model name or folder that does not exist     (also FileNotFoundError)
     ├── CheckpointError       weights missing, damaged, or of another model  (also ValueError)
@@ -28,6 +29,10 @@ class InputError(VLoRAError, ValueError):
 
 class ImageError(InputError):
     """A file or object that is not a usable image."""
+
+
+class DataError(InputError):
+    """A sample or a data file that cannot be trained on; names the file and the line."""
 
 
 class ConfigError(InputError):
