@@ -9,7 +9,7 @@ from tokenizers.processors import TemplateProcessing
 
 from tests.helpers import TEMPLATE, tiny_processor
 from vlora.data.prompts import render, supervised, tokenize
-from vlora.model.modeling import IGNORED
+from vlora.model.loss import IGNORED
 
 
 def _processor(template: str, *, begins: bool) -> Any:

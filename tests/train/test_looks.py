@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from vlora.data.sets import easy_vqa
-from vlora.model.modeling import IGNORED
+from vlora.model.loss import IGNORED
 from vlora.train.looks import Collator, augmented, plan
 
 
