@@ -167,8 +167,10 @@ def _from_checkpoint(config: TrainConfig) -> Learner:
     eyes = load(folder, device="cpu")
     if config.model.chat_template:
         eyes.processor.chat_template = config.model.chat_template
-    parts = read_parts(folder) if (folder / PARTS_FILE).is_file() else parts_of(
-        eyes.model, language_model=str(folder), vision=str(folder)
+    parts = (
+        read_parts(folder)
+        if (folder / PARTS_FILE).is_file()
+        else parts_of(eyes.model, language_model=str(folder), vision=str(folder))
     )
     return Learner(eyes.model, eyes.processor, config, parts)
 

@@ -122,9 +122,7 @@ class Looks(Dataset[Look | Broken | DataError]):
 
     def _text(self, sample: Sample, conversation: Conversation) -> tuple[list[int], list[int]]:
         try:
-            return supervised_conversation(
-                conversation, self.processor, len(sample.images), max_tokens=self.max_tokens
-            )
+            return supervised_conversation(conversation, self.processor, len(sample.images), max_tokens=self.max_tokens)
         except DataError as error:
             raise DataError(f"{sample.where}: {error}") from error
 

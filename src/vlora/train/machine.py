@@ -46,7 +46,9 @@ def parallelism(config: TrainConfig) -> str:
     """
     wanted = config.train.parallel
     if wanted == "zero2" and importlib.util.find_spec("deepspeed") is None:
-        raise MissingDependency("train.parallel is zero2, which needs DeepSpeed: run `pip install deepspeed`, or use fsdp.")
+        raise MissingDependency(
+            "train.parallel is zero2, which needs DeepSpeed: run `pip install deepspeed`, or use fsdp."
+        )
     if processes() == 1:
         return "one"
     if wanted != "auto":
