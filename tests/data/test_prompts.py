@@ -8,15 +8,10 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 
 from tests.helpers import TEMPLATE, tiny_processor
-<<<<<<< HEAD
-from vlora.data.prompts import render, supervised, tokenize
-from vlora.model.loss import IGNORED
-=======
 from vlora.data.prompts import render, supervised, supervised_conversation, tokenize
 from vlora.data.sample import MARKER, Message
 from vlora.errors import DataError
-from vlora.model.modeling import IGNORED
->>>>>>> data
+from vlora.model.loss import IGNORED
 
 
 def _processor(template: str, *, begins: bool, **options: Any) -> Any:

@@ -67,7 +67,7 @@ def test_stage_two_learns_from_rows_with_and_without_images(
     eyes, before = vlora.load(final), build(settings, torch.device("cpu")).model
     assert fingerprint(eyes.model.model.language_model) != fingerprint(before.model.language_model)
     assert fingerprint(eyes.model.model.vision_tower) == fingerprint(before.model.vision_tower)
-    assert sum(float(b.abs().sum()) for b in eyes.model.model.generator.b.values()) > 0
+    assert any(bool(b.any()) for b in eyes.model.model.generator.b.values())
     assert not any("lora" in name for name in load_weights(final))
     assert isinstance(eyes.ask(tmp_path / "0.png", "What is it?", max_new_tokens=2), str)
 
@@ -86,7 +86,9 @@ def test_rows_without_an_image_train_the_plain_language_model(tiny_config: Path,
         logits = plain(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         rows = []
         for row, labels in zip(logits, batch["labels"], strict=True):
-            rows.append(torch.nn.functional.cross_entropy(row[:-1], labels[1:]))  # its own mean, over what is supervised
+            rows.append(
+                torch.nn.functional.cross_entropy(row[:-1], labels[1:])
+            )  # its own mean, over what is supervised
         torch.stack(rows).mean().backward()
         torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
         optimiser.step()

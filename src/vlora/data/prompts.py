@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import DataError, InputError
-from ..model.modeling import IGNORED
+from ..model.loss import IGNORED
 from ..model.processing import harmless
 from .sample import MARKER, Message
 
