@@ -45,7 +45,7 @@ class Precision:
 
 
 MIXED = Precision()
-SINGLE = Precision(frozen=4, compute=4, mixed=False)
+SINGLE = Precision(frozen=FULL, compute=FULL, mixed=False)
 
 
 @dataclass(frozen=True)
@@ -220,13 +220,19 @@ def _states(
 
 
 def gathered_bytes(shapes: Shapes, rows: Rows, learning: Learning, item: int) -> int:
-    """What FSDP2 holds whole at a time: embeddings and head for the length of a step, and the largest other unit twice.
+    """What FSDP2 holds whole: all but the decoder blocks for the length of a step, with its gradients, and two blocks.
 
-    item · (vocab h (1 or 2) + 2 · max(bridge, a decoder block))      twice: its gradients, or the unit fetched next
+    item · (root + root that learns + 2 · a decoder block)      two: the next is fetched, or one has its gradients
     """
-    llm = shapes.language_model
-    root = llm.vocab * llm.hidden * (1 if llm.tied else 2)
-    return item * (root + 2 * max(numbers_of(shapes, rows, learning).bridge, formulas.block_weights(llm)))
+    llm, numbers = shapes.language_model, numbers_of(shapes, rows, learning)
+    outside = llm.vocab * llm.hidden * (1 if llm.tied else 2)
+    learns = (
+        (numbers.encoder, learning.vision),
+        (numbers.bridge, learning.bridge),
+        (outside, learning.full),
+    )
+    root = sum(part * (1 + learnt) for part, learnt in learns)
+    return item * (root + 2 * formulas.block_weights(llm))
 
 
 # ---- activations ------------------------------------------------------------------------------------

@@ -19,10 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..data.sets.easy_vqa import IMAGES
 from .config import SourceSection
 
-EASY_VQA = 4000  # images of its train split, each with its questions
 CAPTIONS = 500_000_000  # bytes of a table that are still read through
 SAMPLE, IMAGE = re.compile(rb'"(?:conversations|messages)"\s*:'), re.compile(rb'"images?"\s*:')
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
@@ -44,7 +43,7 @@ class Counted:
 def count(source: SourceSection) -> Counted | None:
     """Samples of a source, None if its files are not there or do not tell."""
     if source.format == "easy-vqa":
-        return _cut(Counted(EASY_VQA), source.limit)
+        return _cut(Counted(IMAGES["test" if source.split == "test" else "train"]), source.limit)
     reader = {
         "llava": _json,
         "messages": _messages,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,7 +14,7 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 from ..cost.bill import Shapes
 from ..cost.memory import MIXED, SINGLE, Numbers, Precision, numbers_of
 from ..cost.shapes import encoder, generator, language_model
-from ..cost.sources import find, text_part, vision_part
+from ..cost.sources import find, is_checkpoint, text_part, vision_part
 from ..cost.training import Learning, Rows, lora_parameters
 from ..errors import InputError, ModelNotFound
 from ..model import GeneratorConfig, VLoRAConfig, VLoRAForConditionalGeneration
@@ -46,6 +47,10 @@ def model_config(config: TrainConfig) -> VLoRAConfig:
         InputError: `model.vision_options` that the encoder does not take.
     """
     section = config.model
+    if section.checkpoint and (Path(section.checkpoint) / "config.json").is_file():
+        begun = find(section.checkpoint)
+        if is_checkpoint(begun):
+            return begun.config  # training begins from it, and reads no other part of the config
     return VLoRAConfig(
         vision_config=_vision(section),
         text_config=text_part(_find(section.language_model)),
@@ -75,9 +80,11 @@ def learning_of(config: TrainConfig) -> Learning:
     )
 
 
-def precision_of(config: TrainConfig) -> Precision:
-    """On a GPU: bfloat16 products and frozen parts, float32 where something learns; or float32 throughout."""
-    return SINGLE if config.model.dtype == "float32" else MIXED
+def precision_of(config: TrainConfig, *, device: str = "cuda") -> Precision:
+    """Of the trainer: bfloat16 products on a GPU and float32 on a CPU; what is frozen as `model.dtype` says."""
+    if device == "cpu":
+        return SINGLE
+    return replace(MIXED, frozen=4) if config.model.dtype == "float32" else MIXED
 
 
 def meta_parts(config: TrainConfig, model: VLoRAConfig, *, paradigm: Paradigm) -> tuple[Part, ...]:
