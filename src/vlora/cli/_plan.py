@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from ..train.config import TrainConfig
     from ..train.plan import Plan, Side
 
-_WAYS = {"ddp": "ddp", "fsdp": "fsdp", "zero2": "zero2"}
 _MEMORY = (
     ("frozen", "frozen weights"),
     ("trained", "trained weights"),
@@ -161,8 +160,10 @@ def _memory(plan: Plan) -> Table:
     table.add_section()
     table.add_row("peak", *(_giga(side.peak.total) for side in sides), style="bold")
     table.add_row("largest micro-batch that fits", *(f"{side.largest_micro_batch:,}" for side in sides))
+    states = [_giga(side.memory["ddp"][False].plain_states) for side in sides]
+    table.add_row("weights, gradients, optimizer, as papers count (ddp)", *states, style="dim")
     table.add_section()
-    for way in _WAYS if plan.hardware.gpus > 1 else ("ddp",):
+    for way in sides[0].memory if plan.hardware.gpus > 1 else ("ddp",):
         both: list[tuple[Memory, Memory]] = [side.memory[way] for side in sides]
         cells = [" / ".join(_giga(memory.total) for memory in pair) for pair in both]
         table.add_row(f"{_way(plan, way)}: without / with checkpointing", *cells)
@@ -170,7 +171,7 @@ def _memory(plan: Plan) -> Table:
 
 
 def _way(plan: Plan, way: str) -> str:
-    return _WAYS[way] if plan.hardware.gpus > 1 else "nobody"
+    return way if plan.hardware.gpus > 1 else "nobody"
 
 
 def _data(plan: Plan) -> str:
@@ -183,7 +184,8 @@ def _data(plan: Plan) -> str:
         known = f"{amount.samples:,} samples ({origin[amount.origin]}{bare})"
     if amount.steps is None or amount.seen is None:
         return known
-    passes = f" = {amount.seen / amount.samples:.3g} passes" if amount.samples else ""
+    times = amount.seen / amount.samples if amount.samples else 0
+    passes = f", {times:.3g} pass{'' if times == 1 else 'es'}" if times else ""
     return f"{known}; {amount.steps:,} steps of {batch:,}{passes}"
 
 

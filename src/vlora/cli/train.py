@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
         def __call__(self, progress: Progress, /) -> None: ...
 
+
 _PLAN = "A plan (--plan)"
 
 

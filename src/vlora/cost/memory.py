@@ -17,7 +17,7 @@ from ..model.weights import INPUT_OF
 from . import formulas
 from .bill import Shapes
 from .shapes import Encoder, Generator, LanguageModel, ViT
-from .training import Learning, Rows, first_backward_block, lora_parameters, lora_places
+from .training import Learning, Rows, first_backward_block, lora_parameters
 
 STRATEGIES = ("ddp", "fsdp", "zero2")
 GIGABYTE = 10**9
@@ -86,6 +86,11 @@ class Memory:
     def states(self) -> int:
         """What does not depend on the batch: weights, gradients, optimizer."""
         return self.frozen + self.trained + self.copies + self.gradients + self.buckets + self.optimizer
+
+    @property
+    def plain_states(self) -> int:
+        """The same as papers count it, without what a step makes of it for its own length."""
+        return self.states - self.copies - self.buckets
 
     @property
     def activations(self) -> int:
@@ -296,8 +301,8 @@ def language_model_activations(
 def generator_activations(generator: Generator, precision: Precision) -> int:
     """What the generator keeps of an image.
 
-    c P v + trunks · depth · (8 P d + n (34 d + 4 mlp))       mixed; keys and values, and a cast of the features for each
-    c P v + 4 P d + trunks · depth · (8 P d + n (48 d + 8 mlp))       single
+    mixed    c P v + trunks · depth · (8 P d + n (34 d + 4 mlp))    keys and values, a cast of the features for each
+    single   c P v + 4 P d + trunks · depth · (8 P d + n (48 d + 8 mlp))
     """
     d, n, p = generator.dim, generator.queries, generator.features
     once = precision.compute * p * generator.vision_dim

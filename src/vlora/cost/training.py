@@ -2,7 +2,7 @@
 
     forward     encoder, bridge (generator or projector), language model with what it wears, logits
     backward    as far down as something learns, and no further
-    recompute   with gradient checkpointing: the blocks that the backward pass goes through, once more
+    recompute   with gradient checkpointing: the blocks that the backward pass goes through, once more, almost
 
 Two counts of the same step. `step_work` is our trainer's: logits at supervised positions, nothing below the first
 block that wears weights. `plain_work` is what papers and tables count: logits everywhere, the backward pass of a part
@@ -116,7 +116,7 @@ def step_work(shapes: Shapes, rows: Rows, learning: Learning) -> Step:
             language_model=rows.questions * _language_model_backward(shapes, rows, learning),
             logits=logits * (1 + learning.full) if first < llm.layers else 0,
         ),
-        recompute=FLOPS_PER_MAC * rows.questions * _blocks(shapes, rows, learning, first=first),
+        recompute=FLOPS_PER_MAC * rows.questions * _again(shapes, rows, learning, first=first),
     )
 
 
@@ -186,6 +186,20 @@ def _blocks(shapes: Shapes, rows: Rows, learning: Learning, *, first: int) -> in
         if place.layer >= first
     )
     return (llm.layers - first) * block + positions * beside
+
+
+def _again(shapes: Shapes, rows: Rows, learning: Learning, *, first: int) -> int:
+    """MACs of computing the blocks from `first` on once more.
+
+    torch stops at the last tensor that the backward pass asks for, so that the last product of a block is spared:
+    `down`, or, where a ΔW is at `down` or `mlp`, the second factor of it.
+    """
+    llm = shapes.language_model
+    last = dict.fromkeys(range(first, llm.layers), llm.ffn * llm.hidden)
+    worn = () if rows.visual_tokens else shapes.generator.places
+    for places, rank in ((lora_places(shapes, learning), learning.lora_rank), (worn, shapes.generator.worn_rank)):
+        last |= {p.layer: rank * p.out_dim for p in places if p.layer >= first and p.target in ("down", "mlp")}
+    return _blocks(shapes, rows, learning, first=first) - rows.positions * sum(last.values())
 
 
 def _language_model_backward(shapes: Shapes, rows: Rows, learning: Learning) -> int:

@@ -140,9 +140,9 @@ def _schedule(plan: Plan) -> Iterator[str]:
         passes = amount.seen / amount.samples
         yield f"The run passes {passes:.0f} times over {amount.samples:,} samples: it will learn them by heart."
     if train.warmup_steps is not None and train.warmup_steps >= amount.steps:
-        yield f"train.warmup_steps {train.warmup_steps} is not below the {amount.steps} steps: the full rate never comes."
+        yield f"train.warmup_steps {train.warmup_steps} is not below the {amount.steps} steps: the rate only rises."
     elif train.schedule == "constant" and train.decay_steps >= amount.steps:
-        yield f"train.decay_steps {train.decay_steps} is not below the {amount.steps} steps: the rate falls from the start."
+        yield f"train.decay_steps {train.decay_steps} is not below the {amount.steps} steps: the rate falls all along."
 
 
 def _texts(plan: Plan) -> Iterator[str]:
@@ -200,8 +200,8 @@ def _rows_without_image(plan: Plan, counts: Sequence[Counted | None]) -> Iterato
         if counted and counted.without_image:
             part = "generator" if plan.config.paradigm == "weights" else "projector"
             yield (
-                f"{counted.without_image:,} of {counted.samples:,} samples of {name_of(source)} have no image and teach "
-                f"nothing: the language model is frozen, and the {part} does not see them; leave them out."
+                f"{counted.without_image:,} of {counted.samples:,} samples of {name_of(source)} have no image and "
+                f"teach nothing: the language model is frozen, and the {part} does not see them; leave them out."
             )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..cost.bill import Shapes
@@ -242,7 +242,7 @@ def make_plan(
     micro_batch, accumulation = shares(config, hardware.gpus)
     rows = Rows(tokens, supervised, config.data.questions_per_image)
     amount, counts = _amount(config, samples)
-    sides = {
+    sides: dict[Paradigm, Side] = {
         paradigm: _side(config, hardware, model, shapes, rows, micro_batch, amount, paradigm) for paradigm in PARADIGMS
     }
     seeing = 1 - amount.without_image / amount.samples if amount.samples else 1.0
@@ -259,7 +259,7 @@ def make_plan(
         sides=sides,
         images_per_second=rate * seeing,
     )
-    return Plan(**{**vars(plan), "warnings": advise(plan, counts)})
+    return replace(plan, warnings=advise(plan, counts))
 
 
 def needs_checkpointing(
