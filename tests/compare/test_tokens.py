@@ -46,7 +46,7 @@ def test_the_token_that_is_taken(special: tuple[str, ...], rows: int, expected: 
 
 
 def test_a_token_of_the_chat_is_not_taken() -> None:
-    with pytest.raises(UnsupportedModel, match="has no token to spare .* among the 280 of its embedding: give as"):
+    with pytest.raises(UnsupportedModel, match=r"has no token to spare .* among the 280 of its embedding: give as"):
         with_image_token(tiny_tokenizer(), rows=TEXT_VOCABULARY, chat_template=TEMPLATE)
 
 

@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 from transformers import LlavaProcessor
 
-from tests.helpers import IMAGE_SIZE, PAD, TEMPLATE, TEXT_VOCABULARY, tiny_llm, tiny_processor, tiny_tokenizer, tiny_vision
+from tests.helpers import (
+    IMAGE_SIZE,
+    PAD,
+    TEMPLATE,
+    TEXT_VOCABULARY,
+    tiny_llm,
+    tiny_processor,
+    tiny_tokenizer,
+    tiny_vision,
+)
 from vlora.compare.baseline import build_baseline, expand_images
 from vlora.compare.llava import LlavaForConditionalGeneration
 from vlora.model.efficientnet_lite import image_processor
@@ -27,7 +36,9 @@ def tiny_baseline(
         model, processor = build_baseline(
             causal_lm=tiny_llm(family, vocab_size=ROWS, max_position_embeddings=256, **fields),
             vision_tower=tiny_vision(vision),
-            image_processor=image_processor(IMAGE_SIZE) if vision == "efficientnet" else tiny_processor().image_processor,
+            image_processor=image_processor(IMAGE_SIZE)
+            if vision == "efficientnet"
+            else tiny_processor().image_processor,
             tokenizer=tiny_tokenizer(),
             chat_template=TEMPLATE,
         )

@@ -70,6 +70,7 @@ def build_baseline(
     tokens = feature_shape(vision, select=select)[0]
     template = chat_template or tokenizer.chat_template
     tokenizer, token = with_image_token(tokenizer, rows=text.vocab_size, chat_template=template, wanted=image_token)
+    attention = [part._attn_implementation for part in (text, vision)]
     config = LlavaConfig(
         vision_config=vision,
         text_config=text,
@@ -80,6 +81,9 @@ def build_baseline(
         tie_word_embeddings=bool(text.tie_word_embeddings),
     )
     model = _joined(config, causal_lm, vision_tower)
+    for part, chosen in zip((text, vision), attention, strict=True):
+        if chosen is not None:  # a configuration that others become part of resets what they run
+            part._attn_implementation = chosen
     return model, _processor(config, image_processor, tokenizer, token=token, template=template)
 
 
@@ -137,9 +141,7 @@ def _forget_origins(path: Path, dtype: torch.dtype | None) -> None:
     path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _selection(
-    vision: PreTrainedConfig, feature_layer: int, select: str
-) -> tuple[int, Literal["default", "full"]]:
+def _selection(vision: PreTrainedConfig, feature_layer: int, select: str) -> tuple[int, Literal["default", "full"]]:
     """LLaVA's names for the features that VLoRA would take: it drops one position before the patches, or none."""
     if not takes_layers(vision):
         return -1, "full"
@@ -154,14 +156,10 @@ def _selection(
     return feature_layer, "default" if before else "full"
 
 
-def _joined(config: LlavaConfig, causal_lm: Any, vision_tower: Any) -> LlavaForConditionalGeneration:
+def _joined(config: LlavaConfig, causal_lm: Any, vision_tower: nn.Module) -> LlavaForConditionalGeneration:
     """A LLaVA made without memory for weights, then given those that are there."""
-    attention = [part._attn_implementation for part in (config.text_config, config.vision_config)]  # type: ignore[union-attr]
     with torch.device("meta"):
         model: Any = LlavaForConditionalGeneration(config)
-    for part, chosen in zip((causal_lm.model, vision_tower), attention, strict=True):
-        if chosen is not None:  # the making of a model resets what its parts run
-            part.config._attn_implementation = chosen
     model.model.vision_tower = vision_tower
     model.model.language_model = causal_lm.model
     model.model.multi_modal_projector = LlavaMultiModalProjector(config)
