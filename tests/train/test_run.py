@@ -17,9 +17,11 @@ from safetensors.torch import load_file
 import vlora
 from vlora.errors import CheckpointError, InputError
 from vlora.model.assemble import fingerprint
+from vlora.train.checkpoint import last_checkpoint
 from vlora.train.config import load_config
-from vlora.train.run import build, train
-from vlora.train.trainer import Progress, last_checkpoint
+from vlora.train.learner import build
+from vlora.train.run import train
+from vlora.train.watch import Progress
 
 SCRIPT = """
 import sys
@@ -50,7 +52,7 @@ def test_a_run_leaves_a_checkpoint_that_loads(tiny_config: Path, tmp_path: Path)
 
 def test_only_the_generator_is_trained(tiny_config: Path, tmp_path: Path) -> None:
     config = load_config(tiny_config)
-    before, _ = build(config, torch.device("cpu"))
+    before = build(config, torch.device("cpu")).model
     final = train(config, run_dir=tmp_path / "run")
     after = vlora.load(final).model
     for part in ("language_model", "vision_tower"):
@@ -100,7 +102,7 @@ def test_a_run_folder_in_use_is_refused(tiny_config: Path, tmp_path: Path) -> No
     changed = load_config(tiny_config, ["train.steps=1", "train.warmup_steps=0", "train.learning_rate=0.5"])
     with pytest.raises(InputError, match=r"another config \(different: train\.learning_rate\)"):
         train(changed, run_dir=tmp_path / "run", resume="auto")
-    with pytest.raises(InputError, match="There is no checkpoint"):
+    with pytest.raises(InputError, match="There is no whole checkpoint"):
         train(config, run_dir=tmp_path / "run", resume=str(tmp_path / "nowhere"))
 
 

@@ -1,21 +1,22 @@
-"""`vlora train`: from a config file to a generator."""
+"""`vlora train`: from a config file to a model."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 
 from ._eyes import AsJson
-from ._output import command, err, note, print_json, say
+from ._output import INTERRUPTED, command, err, note, print_json, say
 
 if TYPE_CHECKING:
-    from ..train.trainer import Progress
+    from ..train.watch import Progress
 
     class Report(Protocol):
         """Told how far a run is."""
@@ -35,22 +36,42 @@ def train(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a generator from a config file."""
+    """Train a model from a config file; with torchrun, on several GPUs.
+
+    Ctrl-C ends the step and saves: go on with --resume auto.
+    """
     # Checked before transformers is imported, which takes seconds.
     from ..train.config import load_config
 
     settings = load_config(config, overrides or [])
     from transformers.utils import logging as transformers_logging
 
+    from ..train.run import Interrupted
     from ..train.run import train as run
 
     transformers_logging.disable_progress_bar()
-    with _progress() as report:
-        final = run(settings, run_dir=run_dir, resume=resume, report=report)
+    try:
+        with _progress() as report:
+            final = run(settings, run_dir=run_dir, resume=resume, report=report)
+    except Interrupted as stopped:
+        if _first():
+            note(f"Interrupted: {stopped}")
+        raise typer.Exit(INTERRUPTED) from stopped
+    if not _first():
+        return
     if as_json:
         print_json({"name": settings.name, "model": str(final)})
     else:
-        say(f"The model is in {final}: try `vlora ask IMAGE QUESTION --model {final}`.")
+        say(f"The model is in {final}{_advice(settings.paradigm, final)}")
+
+
+def _advice(paradigm: str, final: Path) -> str:
+    return f": try `vlora ask IMAGE QUESTION --model {final}`." if paradigm == "weights" else "."
+
+
+def _first() -> bool:
+    """Whether this is the process of torchrun that speaks for all."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
@@ -63,7 +84,7 @@ def _progress() -> Generator[Report, None, None]:
     from rich.progress import Progress as Bar
 
     with Bar(BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[words]}"), console=err()) as bar:
-        task = bar.add_task("", total=None, words="")
+        task = bar.add_task("", total=None, words="getting ready")
 
         def tell(progress: Progress, /) -> None:
             bar.update(task, completed=progress.step, total=progress.steps, words=_words(progress))
@@ -76,8 +97,8 @@ def _line(progress: Progress, /) -> None:
 
 
 def _words(progress: Progress) -> str:
-    end = datetime.now().astimezone() + timedelta(seconds=progress.seconds_left)
+    left = timedelta(seconds=round(progress.seconds_left))
     return (
-        f"loss {progress.loss:.4f}  {progress.questions_per_second:.1f} questions/s  "
-        f"{progress.images_per_second:.1f} images/s  ends {end:%a %H:%M}"
+        f"loss {progress.loss:.4f}  {progress.questions_per_second:.1f} texts/s  "
+        f"{progress.images_per_second:.1f} images/s  {progress.text_tokens_per_second:.0f} text tokens/s  {left} left"
     )

@@ -63,3 +63,8 @@ def supervised(question: str, answer: str, processor: Any) -> tuple[list[int], l
     reply: list[int] = tokenizer(harmless(answer, tokenizer), add_special_tokens=False)["input_ids"]
     reply = [*reply, tokenizer.eos_token_id]
     return prompt + reply, [IGNORED] * len(prompt) + reply
+
+
+def supervised_conversation(conversation, processor, images, *, max_tokens=None):
+    q, a = conversation
+    return supervised(q.text.replace("<image>", ""), a.text, processor)

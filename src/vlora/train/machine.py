@@ -1,0 +1,84 @@
+"""What a run makes of the machine it is on: device, precision, and how several processes share the work."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import Any
+
+import torch
+
+from ..errors import InputError, MissingDependency
+from .config import TrainConfig
+
+
+def rank() -> int:
+    """The number of this process among all."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def processes() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def device_of(config: TrainConfig) -> torch.device:
+    """The device of this process.
+
+    Raises:
+        InputError: a GPU is asked for, and there is none.
+    """
+    wanted = config.train.device
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise InputError("train.device is cuda, but torch sees no GPU here: use cpu or auto.")
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def parallelism(config: TrainConfig) -> str:
+    """How processes share the work: `one`, `ddp`, `fsdp` or `zero2`.
+
+    What is trained in stage one is small enough for every GPU to hold all of it; a whole language model is not.
+
+    Raises:
+        MissingDependency: DeepSpeed is asked for, and not installed.
+    """
+    wanted = config.train.parallel
+    if wanted == "zero2" and importlib.util.find_spec("deepspeed") is None:
+        raise MissingDependency(
+            "train.parallel is zero2, which needs DeepSpeed: run `pip install deepspeed`, or use fsdp."
+        )
+    if processes() == 1:
+        return "one"
+    if wanted != "auto":
+        return wanted
+    return "fsdp" if config.train.language_model == "full" else "ddp"
+
+
+def trainer_options(config: TrainConfig, device: torch.device, blocks: list[str]) -> dict[str, Any]:
+    """The Trainer's arguments that depend on the machine.
+
+    Args:
+        config: of the run.
+        device: of this process.
+        blocks: class names of the blocks that FSDP takes as units.
+    """
+    options: dict[str, Any] = {"use_cpu": device.type == "cpu", "bf16": device.type == "cuda"}
+    if processes() > 1:
+        options["ddp_backend"] = "gloo" if device.type == "cpu" else "nccl"
+        # Every batch gives every parameter that learns a gradient, see `VLoRAModel._touch_unused`.
+        options["ddp_find_unused_parameters"] = False
+    way = parallelism(config)
+    if way == "fsdp":
+        options["fsdp"] = True
+        options["fsdp_config"] = {"version": 2, "transformer_layer_cls_to_wrap": blocks}
+    elif way == "zero2":
+        options["deepspeed"] = {
+            "zero_optimization": {"stage": 2, "overlap_comm": True, "contiguous_gradients": True},
+            "bf16": {"enabled": device.type == "cuda"},
+            "train_micro_batch_size_per_gpu": "auto",
+            "gradient_accumulation_steps": "auto",
+            "gradient_clipping": "auto",
+        }
+    return options
