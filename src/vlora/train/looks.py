@@ -9,9 +9,9 @@ travels to the trainer, which counts the one and stops at the other.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from PIL import Image
@@ -24,6 +24,9 @@ from ..data.sample import Conversation, Sample, Source
 from ..errors import DataError, ImageError
 from ..model.loss import IGNORED
 from .order import Pick
+
+Places: TypeAlias = Callable[[list[int], list[int]], tuple[list[int], list[int]]]
+"""Token ids and labels of a text with one token for each image -> the same with the places of visual tokens."""
 
 
 class Task(NamedTuple):
@@ -87,13 +90,21 @@ class Looks(Dataset[Look | Broken | DataError]):
         per_look: conversations of one look, at the most.
         max_tokens: longer texts are cut.
         seed: of the conversations and the augmentation.
+        places: gives images their visual tokens; None for a model without any.
     """
 
     def __init__(
-        self, sources: Sequence[Source], processor: Any, *, per_look: int, max_tokens: int | None, seed: int
+        self,
+        sources: Sequence[Source],
+        processor: Any,
+        *,
+        per_look: int,
+        max_tokens: int | None,
+        seed: int,
+        places: Places | None = None,
     ) -> None:
         self.sources, self.processor, self.per_look = sources, processor, per_look
-        self.max_tokens, self.seed = max_tokens, seed
+        self.max_tokens, self.seed, self.places = max_tokens, seed, places
 
     def __len__(self) -> int:
         return sum(len(source) for source in self.sources)
@@ -101,7 +112,7 @@ class Looks(Dataset[Look | Broken | DataError]):
     def __getitem__(self, task: Task) -> Look | Broken | DataError:
         source = self.sources[task.pick.source]
         try:
-            sample = source[task.pick.index]
+            sample = source[task.pick.number]
             texts = [self._text(sample, conversation) for conversation in self._chosen(task.pick, sample)]
         except DataError as error:
             return error
@@ -114,17 +125,19 @@ class Looks(Dataset[Look | Broken | DataError]):
 
     def length(self, pick: Pick) -> int:
         """See `Source.length`."""
-        return self.sources[pick.source].length(pick.index)
+        return self.sources[pick.source].length(pick.number)
 
     def _chosen(self, pick: Pick, sample: Sample) -> list[Conversation]:
         chosen = hand(pick, len(sample.conversations), size=self.per_look, seed=self.seed)
         return [sample.conversations[number] for number in chosen]
 
     def _text(self, sample: Sample, conversation: Conversation) -> tuple[list[int], list[int]]:
+        images = len(sample.images)
         try:
-            return supervised_conversation(conversation, self.processor, len(sample.images), max_tokens=self.max_tokens)
+            text = supervised_conversation(conversation, self.processor, images, max_tokens=self.max_tokens)
         except DataError as error:
             raise DataError(f"{sample.where}: {error}") from error
+        return self.places(*text) if self.places else text
 
     def _pixels(self, image: str | bytes, pick: Pick, augment: bool) -> Tensor:
         picture = open_image(image)
@@ -143,7 +156,7 @@ def hand(pick: Pick, conversations: int, *, size: int, seed: int) -> list[int]:
         return list(range(conversations))
     turn, place = divmod(pick.visit, -(-conversations // size))
     order = list(range(conversations))
-    random.Random(f"{seed} {pick.source} {pick.index} {turn}").shuffle(order)
+    random.Random(f"{seed} {pick.source} {pick.number} {turn}").shuffle(order)
     begin = min(place * size, conversations - size)
     return order[begin : begin + size]
 

@@ -10,6 +10,7 @@ import torch
 
 from ..errors import InputError, MissingDependency
 from .config import TrainConfig
+from .plan import needs_checkpointing
 
 
 def rank() -> int:
@@ -54,6 +55,22 @@ def parallelism(config: TrainConfig) -> str:
     if wanted != "auto":
         return wanted
     return "fsdp" if config.train.language_model == "full" else "ddp"
+
+
+def recomputes(config: TrainConfig, device: torch.device, *, micro_batch: int, tokens: int) -> bool:
+    """Whether to checkpoint gradients: as asked, or where a step would not fit into the GPU without.
+
+    Args:
+        config: of the run.
+        device: of this process.
+        micro_batch: looks of a process at a time.
+        tokens: of the longest texts.
+    """
+    wanted = config.train.gradient_checkpointing
+    if wanted != "auto" or device.type != "cuda":
+        return wanted == "on"
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return needs_checkpointing(config, memory_bytes=memory, micro_batch=micro_batch, tokens=tokens, world=processes())
 
 
 def trainer_options(config: TrainConfig, device: torch.device, blocks: list[str]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from . import machine
 from .checkpoint import COMPLETE, last_checkpoint, step_of
 from .config import TrainConfig
 from .learner import Learner, build
-from .loader import MicroBatches, World, accumulation, loader, looks_of, number_of_steps, steps_of
+from .loader import MicroBatches, World, accumulation, loader, longest_text, looks_of, number_of_steps, steps_of
 from .trainer import StepTrainer, StopWhenAsked, arguments
 from .watch import Progress, Watch
 
@@ -125,9 +125,12 @@ def _trainer(
 ) -> StepTrainer:
     section, processes = config.train, machine.processes()
     world = World(processes, machine.rank(), accumulation(config, processes))
-    looks = looks_of(config, learner.processor, limit=learner.model.config.get_text_config().max_position_embeddings)
+    looks = looks_of(config, learner)
     steps = steps_of(config, looks)
     last = number_of_steps(config, steps)
+    micro_batch = math.ceil(section.images_per_step / (processes * world.accumulation))
+    if machine.recomputes(config, device, micro_batch=micro_batch, tokens=longest_text(steps, looks)):
+        learner.checkpoint_gradients()
 
     def batches(first: int) -> Any:
         micro = MicroBatches(steps, first=first, last=last, world=world)
@@ -154,7 +157,7 @@ def _trainer(
             max_steps=last,
             warmup_steps=min(warmup, last),
             gradient_accumulation_steps=world.accumulation,
-            per_device_train_batch_size=math.ceil(section.images_per_step / (processes * world.accumulation)),
+            per_device_train_batch_size=micro_batch,
             **machine.trainer_options(config, device, learner.blocks()),
         ),
     )

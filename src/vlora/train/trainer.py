@@ -129,7 +129,7 @@ class StepTrainer(Trainer):
 
     def finish(self, folder: Path) -> Path:
         """Write the final model, on the first process."""
-        state = self.accelerator.get_state_dict(self.model_wrapped) if self.is_fsdp_enabled else None
+        state: Any = self.accelerator.get_state_dict(self.model_wrapped) if self.is_fsdp_enabled else None
         if self.args.should_save:
             with checkpoint.one_sentence(self._run):
                 self.learner.finish(folder, state)
@@ -171,9 +171,10 @@ class StepTrainer(Trainer):
         if self.is_deepspeed_enabled:
             super()._save_optimizer_and_scheduler(output_dir)
             return
-        checkpoint.save_state(Path(output_dir), self.model_wrapped, self._bare_optimizer())
+        checkpoint.save_state(Path(output_dir), *self._learning())
         if self.args.should_save:
-            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+            scheduler: Any = self.lr_scheduler
+            torch.save(scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.is_deepspeed_enabled:
@@ -183,12 +184,13 @@ class StepTrainer(Trainer):
         if checkpoint is None or self.is_deepspeed_enabled:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
-        _load_state(Path(checkpoint), self.model_wrapped, self._bare_optimizer())
-        state = torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True)
-        self.lr_scheduler.load_state_dict(state)
+        _load_state(Path(checkpoint), *self._learning())
+        scheduler: Any = self.lr_scheduler
+        scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
 
-    def _bare_optimizer(self) -> torch.optim.Optimizer:
-        return getattr(self.optimizer, "optimizer", self.optimizer)
+    def _learning(self) -> tuple[Any, torch.optim.Optimizer]:
+        """The model in whatever distributes it, and the optimiser without."""
+        return self.model_wrapped, getattr(self.optimizer, "optimizer", self.optimizer)
 
 
 class StopWhenAsked(TrainerCallback):

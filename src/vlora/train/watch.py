@@ -161,7 +161,8 @@ class Watch(TrainerCallback):
             "text_tokens_per_second": round(progress.text_tokens_per_second, 1),
             "broken": counts.broken + self.broken_before,
         }
-        logs.update({name: line[name] for name in line if name.endswith("per_second")})  # for the other reporters
+        rates = asdict(progress)
+        logs.update({name: rates[name] for name in rates if name.endswith("per_second")})  # for the other reporters
         self._append(METRICS, line)
         if self.report:
             self.report(progress)
