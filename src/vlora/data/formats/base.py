@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
 
 from ..sample import Sample, Source
 
@@ -45,6 +48,44 @@ class Rows(ABC):
     def blocks(self) -> Sequence[int]:
         """See `Source`."""
         return even_blocks(len(self))
+
+
+class Chain(Rows):
+    """Several files of one format as one source; the ids of each begin with the file's name.
+
+    Args:
+        parts: the sources of the files, with unlike names.
+        name: of them all.
+        augment: see `Rows`.
+    """
+
+    def __init__(self, parts: Sequence[Rows], *, name: str, augment: bool) -> None:
+        super().__init__(name, augment=augment)
+        self.parts = list(parts)
+        self._ends = list(accumulate(len(one) for one in parts))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    @property
+    def blocks(self) -> Sequence[int]:
+        """See `Source`."""
+        return [block for one in self.parts for block in one.blocks]
+
+    def read(self, index: int) -> Sample:
+        """See `Rows`."""
+        part, row = self._place(index)
+        found = part.read(row)
+        return replace(found, id=f"{part.name}/{found.id}")
+
+    def length(self, index: int) -> int:
+        """See `Rows`."""
+        part, row = self._place(index)
+        return part.length(row)
+
+    def _place(self, index: int) -> tuple[Rows, int]:
+        part = bisect_right(self._ends, index)
+        return self.parts[part], index - (self._ends[part - 1] if part else 0)
 
 
 class First(Rows):

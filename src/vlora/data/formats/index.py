@@ -55,13 +55,14 @@ class Index:
         self._columns = _mapped(self._folder, state["columns"]) if self._folder else state["columns"]
 
 
-def index_of(files: Sequence[Path], kind: str, *, build: Callable[[], Columns]) -> Index:
+def index_of(files: Sequence[Path], kind: str, *, build: Callable[[], Columns], keep_from: int = KEPT_FROM) -> Index:
     """The index of some files, made or found.
 
     Args:
         files: on whose path, size and time it depends.
         kind: of index; another kind of the same files is another index.
         build: reads the files through.
+        keep_from: rows from which on it is kept on the disk.
 
     Raises:
         DataError: a file cannot be read.
@@ -79,7 +80,7 @@ def index_of(files: Sequence[Path], kind: str, *, build: Callable[[], Columns]) 
         if found := _load(folder):  # another process was first
             return found
         columns = build()
-        if len(next(iter(columns.values()))) < KEPT_FROM:
+        if len(next(iter(columns.values()))) < keep_from:
             return Index(columns)
         return _keep(columns, folder)
 
