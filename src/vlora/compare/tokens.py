@@ -1,4 +1,4 @@
-"""The token that keeps an image's places in a text, found without growing the vocabulary.
+"""The token that keeps an image's places in a text: found without growing the vocabulary, written, repeated.
 
 LLaVA overwrites the embeddings at these places with visual tokens, but looks the token up before it does, so the
 token must lie inside the embedding. A row more would be a row more in the head too: a logit more, and another loss
@@ -8,9 +8,13 @@ than that of the language model which both sides of a comparison share. So a tok
 from __future__ import annotations
 
 import copy
+import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+import torch
+from jinja2 import TemplateError
 
 from ..errors import UnsupportedModel
 from ..model.loss import IGNORED
@@ -78,6 +82,46 @@ def _candidates(tokenizer: Any, rows: int, template: str) -> Iterator[str]:
         yield unknown
 
 
+# Makes text of messages in blocks, for a template that takes text only.
+_FLATTEN = """\
+{%- set flat = namespace(messages=[], text='') -%}
+{%- for message in messages -%}
+{%- if message['content'] is iterable and message['content'] is not string and message['content'] is not mapping -%}
+{%- set flat.text = '' -%}
+{%- for block in message['content'] -%}
+{%- set flat.text = flat.text + (IMAGE if block['type'] == 'image' else block['text']) -%}
+{%- endfor -%}
+{%- set flat.messages = flat.messages + [dict(message, content=flat.text)] -%}
+{%- else -%}
+{%- set flat.messages = flat.messages + [message] -%}
+{%- endif -%}
+{%- endfor -%}
+{%- set messages = flat.messages -%}
+"""
+
+
+def with_images(template: str, tokenizer: Any, token: str) -> str:
+    """A chat template that writes the token of an image where a message has one.
+
+    One that takes text only, as those of most language models, is told images as text; what else it writes stays.
+
+    Args:
+        template: Jinja.
+        tokenizer: of `with_image_token`.
+        token: likewise.
+    """
+    template = template.replace(_MARKER, token)
+    content = [{"type": "image"}, {"type": "text", "text": "what"}]
+    try:
+        written: str = tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], chat_template=template, tokenize=False
+        )
+    except (TemplateError, TypeError, ValueError):
+        written = ""
+    takes_images = written.count(token) == 1
+    return template if takes_images else _FLATTEN.replace("IMAGE", json.dumps(token)) + template
+
+
 def expand_images(
     input_ids: Sequence[int], labels: Sequence[int], *, image_token_id: int, tokens_per_image: int
 ) -> tuple[list[int], list[int]]:
@@ -99,3 +143,48 @@ def expand_images(
         ids += [token] * tokens_per_image if is_image else [token]
         targets += [IGNORED] * tokens_per_image if is_image else [label]
     return ids, targets
+
+
+class Places:
+    """Gives the images of a batch of texts their places.
+
+    Args:
+        collate: texts, in which each image is one token, to `input_ids`, `attention_mask` and `labels`
+            `[rows, text]`, padded on the right, and whatever else; a batch without texts passes as it is.
+        image_token_id: that token.
+        tokens_per_image: visual tokens of an image.
+        pad: token id of padding.
+    """
+
+    def __init__(
+        self, collate: Callable[[Any], dict[str, Any]], *, image_token_id: int, tokens_per_image: int, pad: int
+    ) -> None:
+        self.collate, self.pad = collate, pad
+        self.image_token_id, self.tokens_per_image = image_token_id, tokens_per_image
+
+    def __call__(self, items: Any) -> dict[str, Any]:
+        """The batch, with longer texts."""
+        batch = self.collate(items)
+        if "input_ids" not in batch:
+            return batch
+        lengths = batch["attention_mask"].sum(1).tolist()
+        rows = [
+            expand_images(
+                ids[:length].tolist(),
+                labels[:length].tolist(),
+                image_token_id=self.image_token_id,
+                tokens_per_image=self.tokens_per_image,
+            )
+            for ids, labels, length in zip(batch["input_ids"], batch["labels"], lengths, strict=True)
+        ]
+        shape = (len(rows), max(len(ids) for ids, _ in rows))
+        wide = {
+            "input_ids": torch.full(shape, self.pad),
+            "labels": torch.full(shape, IGNORED),
+            "attention_mask": torch.zeros(shape, dtype=torch.long),
+        }
+        for row, (ids, labels) in enumerate(rows):
+            wide["input_ids"][row, : len(ids)] = torch.tensor(ids)
+            wide["labels"][row, : len(ids)] = torch.tensor(labels)
+            wide["attention_mask"][row, : len(ids)] = 1
+        return batch | wide
