@@ -18,7 +18,7 @@ _COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860", "#
 _LINES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
 _INK, _GRID = "#333333", "#dddddd"
 _LONGEST_NAME = 40
-_LEGEND_ROWS = 3
+_LEGEND_WIDTH = 160  # characters beside each other
 _WIDE_RANGE = 6  # beyond this ratio the losses are drawn on a logarithmic scale
 
 _UNITS = ((3 * 3600, 3600, "hours"), (3 * 60, 60, "minutes"), (0, 1, "seconds"))
@@ -58,7 +58,8 @@ def draw(runs: Sequence[Run]) -> Any:
 
     if not 1 <= len(runs) <= MOST:
         raise InputError(f"{len(runs)} runs cannot be told apart in one figure: give 1 to {MOST}.")
-    columns = -(-len(runs) // _LEGEND_ROWS) if len(runs) > _LEGEND_ROWS else len(runs)
+    widest = max(len(label) for label in labels(runs)) + 8  # a sample of the line, and space
+    columns = min(len(runs), max(1, _LEGEND_WIDTH // widest))
     rows = -(-len(runs) // columns)
     figure = Figure(figsize=(13, 4.5 + 0.22 * rows), layout="constrained")
     panels = figure.subplots(1, len(AXES), sharey=True)
@@ -83,7 +84,7 @@ def _draw_panel(panel: Any, axis: Axis, runs: Sequence[Run]) -> None:
         panel.plot(places, run.smooth, color=colour, lw=2, ls=line, marker=mark, label=label)
     panel.set_xlabel(unit)
     panel.set_xlim(left=0)
-    panel.set_title(f"loss against {axis}", fontsize=11, color=_INK, loc="left")
+    panel.set_title(f"loss against {'time' if axis == 'seconds' else axis}", fontsize=11, color=_INK, loc="left")
     panel.xaxis.set_major_formatter(_plain)
     panel.locator_params(axis="x", nbins=6)
     panel.grid(color=_GRID, lw=0.7)
