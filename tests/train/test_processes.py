@@ -80,9 +80,8 @@ def test_fsdp_trains_and_goes_on_as_one_process(tiny_config: Path, tmp_path: Pat
     assert isinstance(vlora.load(changed / "final").ask(None, "What is it?", max_new_tokens=2), str)
 
 
-def test_an_error_of_one_process_ends_them_all(tiny_config: Path, tmp_path: Path) -> None:
-    process = start(command(tiny_config, tmp_path / "run", "--set", "train.learning_rate=1e30", processes=2))
+def test_a_loss_that_is_not_finite_ends_all_processes(tiny_config: Path, tmp_path: Path) -> None:
+    process = start(command(tiny_config, tmp_path / "run", "--set", "train.learning_rate=1e38", processes=2))
     output, errors = process.communicate(timeout=280)
     assert process.returncode != 0
     assert "The loss is not finite at step" in errors, output + errors
-    assert errors.count("Traceback") == errors.count("ChildFailedError") or "Error: The loss" in errors

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
         def __call__(self, progress: Progress, /) -> None: ...
 
 
+_PLAN = "A plan (--plan)"
+
+
 @command
 def train(
     config: Annotated[Path, typer.Argument(help="A YAML file, such as configs/nano.yaml.")],
@@ -34,9 +37,25 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a field of the config; repeatable.")
     ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Train nothing: say what the run would take.", rich_help_panel=_PLAN)
+    ] = False,
+    gpus: Annotated[int, typer.Option(min=1, help="That share the work.", rich_help_panel=_PLAN)] = 8,
+    gpu_memory: Annotated[float, typer.Option(help="GB of one.", rich_help_panel=_PLAN)] = 80,
+    gpu_tflops: Annotated[float, typer.Option(help="Of one, dense, in bfloat16.", rich_help_panel=_PLAN)] = 798,
+    utilisation: Annotated[float, typer.Option(help="Share of them that is used.", rich_help_panel=_PLAN)] = 0.4,
+    samples: Annotated[
+        int | None, typer.Option(help="Of a pass over the data; default: counted.", rich_help_panel=_PLAN)
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option(help="Of a text; default 32 in pretrain, 256 in finetune.", rich_help_panel=_PLAN)
+    ] = None,
+    supervised: Annotated[
+        int | None, typer.Option(help="Of those, with a loss; default all.", rich_help_panel=_PLAN)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a model from a config file; with torchrun, on several GPUs.
+    """Train a model from a config file, or plan it; with torchrun, on several GPUs.
 
     Ctrl-C ends the step and saves: go on with --resume auto.
     """
@@ -44,6 +63,21 @@ def train(
     from ..train.config import load_config
 
     settings = load_config(config, overrides or [])
+    if plan:
+        from ._plan import show_plan
+
+        show_plan(
+            settings,
+            gpus=gpus,
+            gpu_memory=gpu_memory,
+            gpu_tflops=gpu_tflops,
+            utilisation=utilisation,
+            samples=samples,
+            tokens=tokens,
+            supervised=supervised,
+            as_json=as_json,
+        )
+        return
     from transformers.utils import logging as transformers_logging
 
     from ..train.run import Interrupted
