@@ -107,9 +107,9 @@ def test_visual_tokens_are_the_features_that_vlora_reads(kind: str, select: str,
     vision = towers()[kind]
     if (kind, select) == ("registers", "default"):
         with pytest.raises(UnsupportedModel, match=r"has 5 positions before its patches.*_strategy: full"):
-            built(vision, vision_feature_select_strategy=select)
+            built(vision, select=select)
         return
-    model, processor = built(vision, vision_feature_layer=layer, vision_feature_select_strategy=select)
+    model, processor = built(vision, feature_layer=layer, select=select)
     pixels = images(2)
     features = encode(vision, pixels, feature_layer=layer, select=select)
     looked = torch.stack(list(model.get_image_features(pixels, return_dict=True).pooler_output))

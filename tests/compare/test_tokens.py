@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tests.helpers import TEMPLATE, TEXT_VOCABULARY, tiny_tokenizer
-from vlora.compare.tokens import Places, expand_images, with_image_token, with_images
+from vlora.compare.tokens import expand_images, with_image_token, with_images
 from vlora.errors import UnsupportedModel
 from vlora.model.loss import IGNORED
 
@@ -128,26 +127,3 @@ def test_a_template_for_images_is_kept() -> None:
     assert with_images(TEMPLATE, tiny_tokenizer("<image>"), "<image>") == TEMPLATE
     changed = with_images(TEMPLATE, tiny_tokenizer("<empty_output>"), "<empty_output>")
     assert changed == TEMPLATE.replace("<image>", "<empty_output>")
-
-
-# -- batches ------------------------------------------------------------------------------------------
-
-
-def test_a_batch_gets_its_places() -> None:
-    batch = {
-        "input_ids": torch.tensor([[1, 9, 2, 3], [4, 5, 0, 0], [9, 9, 6, 0]]),
-        "labels": torch.tensor(
-            [[IGNORED, IGNORED, 2, 3], [IGNORED, 5, IGNORED, IGNORED], [IGNORED, IGNORED, 6, IGNORED]]
-        ),
-        "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]]),
-        "seen": "whatever else",
-    }
-    wide = Places(lambda items: items, image_token_id=9, tokens_per_image=3, pad=0)(batch)
-    no = IGNORED
-    assert wide["input_ids"].tolist() == [[1, 9, 9, 9, 2, 3, 0], [4, 5, 0, 0, 0, 0, 0], [9, 9, 9, 9, 9, 9, 6]]
-    assert wide["labels"].tolist() == [[no, no, no, no, 2, 3, no], [no, 5, no, no, no, no, no], [no] * 6 + [6]]
-    assert wide["attention_mask"].tolist() == [[1] * 6 + [0], [1, 1, 0, 0, 0, 0, 0], [1] * 7]
-    assert wide["seen"] == "whatever else"
-    assert batch["input_ids"].shape == (3, 4)
-    empty = {"seen": "a failure"}
-    assert Places(lambda items: items, image_token_id=9, tokens_per_image=3, pad=0)(empty) == empty

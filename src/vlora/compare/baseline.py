@@ -1,8 +1,8 @@
 """The visual-token baseline: transformers' LLaVA, made of the encoder and the language model that VLoRA is made of.
 
     model, processor = build_baseline(causal_lm=..., vision_tower=..., image_processor=..., tokenizer=...)
-    collate = places_for(model, processor, collate)                # texts with one token for each image -> a batch
-    baseline_loss(model, batch).backward()                         # each step
+    input_ids, labels = expand_images(input_ids, labels, image_token_id=..., tokens_per_image=...)    # each text
+    baseline_loss(model, batch).backward()                                                            # each step
     save_baseline("llava", model=model, processor=processor)
 
 The parts are shared, not copied, and not changed; only the projector is new, as LLaVA has it, with torch's fresh
@@ -12,7 +12,7 @@ weights as in LLaVA's own training. A batch is one of VLoRA's, with places for v
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from ..errors import UnsupportedModel
 from ..model.inject import check_supported
 from ..model.vision import feature_shape, patch_count, takes_layers
 from .llava import LlavaForConditionalGeneration
-from .tokens import Places, expand_images, with_image_token, with_images
+from .tokens import expand_images, with_image_token, with_images
 
 
 def build_baseline(
@@ -34,8 +34,8 @@ def build_baseline(
     vision_tower: nn.Module,
     image_processor: Any,
     tokenizer: Any,
-    vision_feature_layer: int = -2,
-    vision_feature_select_strategy: str = "default",
+    feature_layer: int = -2,
+    select: str = "default",
     chat_template: str | None = None,
     image_token: str | None = None,
 ) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
@@ -46,8 +46,8 @@ def build_baseline(
         vision_tower: the encoder; becomes part of the model.
         image_processor: the encoder's.
         tokenizer: the language model's; is left as it is.
-        vision_feature_layer: which hidden states are projected, as in `VLoRAConfig`.
-        vision_feature_select_strategy: `default` or `full`, as in `VLoRAConfig`.
+        feature_layer: which hidden states are projected; `vision_feature_layer` of `VLoRAConfig`.
+        select: `default` or `full`; `vision_feature_select_strategy` of `VLoRAConfig`.
         chat_template: Jinja; None keeps the tokenizer's.
         image_token: the token that keeps the places; None chooses, see `with_image_token`.
 
@@ -66,8 +66,8 @@ def build_baseline(
             "that does not, such as llama, qwen3 or gemma3_text."
         )
     vision: Any = vision_tower.config
-    layer, strategy = _selection(vision, vision_feature_layer, vision_feature_select_strategy)
-    tokens = feature_shape(vision, select=vision_feature_select_strategy)[0]
+    layer, strategy = _selection(vision, feature_layer, select)
+    tokens = feature_shape(vision, select=select)[0]
     template = chat_template or tokenizer.chat_template
     tokenizer, token = with_image_token(tokenizer, rows=text.vocab_size, chat_template=template, wanted=image_token)
     attention = [part._attn_implementation for part in (text, vision)]
@@ -85,24 +85,6 @@ def build_baseline(
         if chosen is not None:  # a configuration that others become part of resets what they run
             part._attn_implementation = chosen
     return model, _processor(config, image_processor, tokenizer, token=token, template=template)
-
-
-def places_for(
-    model: LlavaForConditionalGeneration, processor: LlavaProcessor, collate: Callable[[Any], dict[str, Any]]
-) -> Places:
-    """A collator of texts, in which each image is one token, made one of batches for the baseline.
-
-    Args:
-        model: the baseline.
-        processor: its processor.
-        collate: makes `input_ids`, `attention_mask` and `labels`, padded on the right, and whatever else.
-    """
-    return Places(
-        collate,
-        image_token_id=int(model.config.image_token_id),
-        tokens_per_image=int(model.config.image_seq_length),
-        pad=int(processor.tokenizer.pad_token_id),
-    )
 
 
 def baseline_loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
@@ -208,4 +190,4 @@ def _side(size: int | list[int] | tuple[int, ...]) -> int:
     return size if isinstance(size, int) else int(size[0])
 
 
-__all__ = ["baseline_loss", "build_baseline", "expand_images", "places_for", "save_baseline"]
+__all__ = ["baseline_loss", "build_baseline", "expand_images", "save_baseline"]

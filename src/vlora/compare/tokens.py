@@ -10,10 +10,9 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from jinja2 import TemplateError
 
 from ..errors import UnsupportedModel
@@ -143,48 +142,3 @@ def expand_images(
         ids += [token] * tokens_per_image if is_image else [token]
         targets += [IGNORED] * tokens_per_image if is_image else [label]
     return ids, targets
-
-
-class Places:
-    """Gives the images of a batch of texts their places.
-
-    Args:
-        collate: texts, in which each image is one token, to `input_ids`, `attention_mask` and `labels`
-            `[rows, text]`, padded on the right, and whatever else; a batch without texts passes as it is.
-        image_token_id: that token.
-        tokens_per_image: visual tokens of an image.
-        pad: token id of padding.
-    """
-
-    def __init__(
-        self, collate: Callable[[Any], dict[str, Any]], *, image_token_id: int, tokens_per_image: int, pad: int
-    ) -> None:
-        self.collate, self.pad = collate, pad
-        self.image_token_id, self.tokens_per_image = image_token_id, tokens_per_image
-
-    def __call__(self, items: Any) -> dict[str, Any]:
-        """The batch, with longer texts."""
-        batch = self.collate(items)
-        if "input_ids" not in batch:
-            return batch
-        lengths = batch["attention_mask"].sum(1).tolist()
-        rows = [
-            expand_images(
-                ids[:length].tolist(),
-                labels[:length].tolist(),
-                image_token_id=self.image_token_id,
-                tokens_per_image=self.tokens_per_image,
-            )
-            for ids, labels, length in zip(batch["input_ids"], batch["labels"], lengths, strict=True)
-        ]
-        shape = (len(rows), max(len(ids) for ids, _ in rows))
-        wide = {
-            "input_ids": torch.full(shape, self.pad),
-            "labels": torch.full(shape, IGNORED),
-            "attention_mask": torch.zeros(shape, dtype=torch.long),
-        }
-        for row, (ids, labels) in enumerate(rows):
-            wide["input_ids"][row, : len(ids)] = torch.tensor(ids)
-            wide["labels"][row, : len(ids)] = torch.tensor(labels)
-            wide["attention_mask"][row, : len(ids)] = 1
-        return batch | wide
