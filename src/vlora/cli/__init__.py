@@ -5,6 +5,7 @@
 | `ask` | answers a question about an image |
 | `demo` | answers questions about the images of this repository |
 | `train` | trains a generator from a config file |
+| `plot` | the losses of training runs against steps, samples and seconds |
 | `evaluate` | accuracy on a task, with 95 % intervals and controls |
 | `inspect` | what a model is made of, and the size and rank of each ΔW of an image |
 | `cost` | FLOPs, parameters and bytes by formula, against the same model with visual tokens |
@@ -30,6 +31,7 @@ from .demo import demo
 from .doctor import doctor
 from .evaluate import evaluate
 from .inspect import inspect
+from .plot import plot
 from .train import train
 
 __all__ = ["app", "main"]
@@ -62,7 +64,7 @@ def options(
     set_debug(debug)
 
 
-for command in (ask, demo, train, evaluate, inspect, cost, doctor):
+for command in (ask, demo, train, plot, evaluate, inspect, cost, doctor):
     app.command()(command)
 app.add_typer(convert, name="convert")
 
