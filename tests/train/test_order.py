@@ -81,9 +81,13 @@ def test_steps_by_length_are_of_one_length() -> None:
     spread = {}
     for name, length in (("length", lambda pick: pick.number % 100), ("random", None)):
         steps = Steps(plain, size=20, length=length)
-        spread[name] = [max(p.number % 100 for p in steps[n]) - min(p.number % 100 for p in steps[n]) for n in range(200)]
+        spread[name] = [
+            max(p.number % 100 for p in steps[n]) - min(p.number % 100 for p in steps[n]) for n in range(200)
+        ]
     assert sum(spread["length"]) < 0.1 * sum(spread["random"])
-    first = [next(iter(Steps(plain, size=20, length=lambda pick: pick.number % 100)[n])).number % 100 for n in range(32)]
+    first = [
+        next(iter(Steps(plain, size=20, length=lambda pick: pick.number % 100)[n])).number % 100 for n in range(32)
+    ]
     assert first != sorted(first)  # short and long steps come in no order
 
 
