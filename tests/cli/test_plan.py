@@ -22,6 +22,14 @@ def test_plan(run: Run, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_example_of_the_docs(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown = run("train", CONFIGS / "paper-pretrain.yaml", "--plan").stdout
+    written = (CONFIGS.parent / "docs" / "plan.md").read_text(encoding="utf-8")
+    for line in shown.splitlines():
+        assert line.strip() in written
+
+
 def test_json(run: Run) -> None:
     options = ("--gpus", 4, "--gpu-memory", 40, "--gpu-tflops", 300, "--utilisation", 0.5)
     amounts = ("--samples", 1000, "--tokens", 20, "--supervised", 10)
