@@ -47,7 +47,7 @@ class Hardware:
     """
 
     gpus: int = 8
-    gpu_memory: int = 80 * GIGABYTE
+    gpu_memory: float = 80 * GIGABYTE
     gpu_flops: float = 798e12
     utilisation: float = 0.4
 
