@@ -65,7 +65,7 @@ def train(
     workers: Annotated[
         str | None,
         typer.Option(
-            metavar="N|MIN:MAX", help="Processes on the cluster; a range may shrink and grow.", rich_help_panel=_RAY
+            metavar="N|MIN:MAX", help="Processes on it; a range may shrink and grow; default 1.", rich_help_panel=_RAY
         ),
     ] = None,
     gpus_per_worker: Annotated[
