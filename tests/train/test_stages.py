@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ import vlora
 from tests.helpers import picture
 from tests.train.processes import load_weights, losses
 from vlora.model.assemble import fingerprint
+from vlora.model.loss import IGNORED
 from vlora.train.config import TrainConfig, load_config
 from vlora.train.learner import build
 from vlora.train.loader import MicroBatches, World, looks_of, steps_of
@@ -134,3 +136,26 @@ def test_stage_two_begins_where_stage_one_ended(tiny_config: Path, tmp_path: Pat
     assert (second / "model.safetensors").is_file()  # all of it: the language model has learnt
     third = config(tiny_config, tmp_path, f"model.checkpoint={second}", "train.vision=trained", steps=2)
     assert isinstance(vlora.load(train(third, run_dir=tmp_path / "three")).ask(None, "Hm?", max_new_tokens=1), str)
+
+
+def _hidden(output: Any) -> torch.Tensor:
+    return output[0] if isinstance(output, tuple) else output
+
+
+def test_nothing_before_the_first_worn_layer_has_a_backward_pass(tiny_config: Path, tmp_path: Path) -> None:
+    settings = config(tiny_config, tmp_path, "model.generator.layers=[1]", steps=1)
+    learner = build(settings, torch.device("cpu"))
+    grows: dict[int, bool] = {}
+    for number, block in enumerate(learner.language_model.layers):  # type: ignore[arg-type]
+        block.register_forward_hook(lambda _m, _a, out, n=number: grows.update({n: _hidden(out).requires_grad}))
+    looks = looks_of(settings, learner)
+    tasks = next(iter(MicroBatches(steps_of(settings, looks), first=0, last=1, world=World(1, 0, 1))))
+    batch = learner.collator()([looks[task] for task in tasks])
+    supervised = int((batch["labels"] != IGNORED).sum())
+    batch.pop("seen")
+    outputs = learner.model.train()(**batch, supervised_only=True, use_cache=False)
+    assert grows == {0: False, 1: True}
+    assert len(outputs.logits) == supervised < batch["input_ids"].numel()
+    outputs.loss.backward()
+    for name, parameter in learner.model.named_parameters():
+        assert (parameter.grad is not None) == name.startswith("model.generator."), name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,6 +56,23 @@ def parallelism(config: TrainConfig) -> str:
     if wanted != "auto":
         return wanted
     return "fsdp" if config.train.language_model == "full" else "ddp"
+
+
+def check_reporters(config: TrainConfig, folder: Path) -> None:
+    """See that those who are told of a run are there, and keep what they write in its folder.
+
+    Raises:
+        MissingDependency: one is not installed.
+    """
+    for name in config.train.report_to:
+        if importlib.util.find_spec(name) is None:
+            raise MissingDependency(
+                f"train.report_to names {name}, which is not installed: run `pip install {name}`, or leave it out; "
+                "metrics.jsonl is written in any case."
+            )
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))
+    for variable in ("TRACKIO_PROJECT", "WANDB_PROJECT"):
+        os.environ.setdefault(variable, "vlora")
 
 
 def recomputes(config: TrainConfig, device: torch.device, *, micro_batch: int, tokens: int) -> bool:

@@ -105,6 +105,7 @@ def train(
             _prepare(folder, config, resuming=checkpoint is not None)
         set_seed(config.train.seed)
         device = machine.device_of(config)
+        machine.check_reporters(config, folder)
         learner = build(config, device)
         if first:
             _write_environment(folder, device, learner)
@@ -157,10 +158,10 @@ def _trainer(
         section=section,
         batches=batches,
         seen=watch.seen,
-        callbacks=[watch],
         args=arguments(
             section,
             folder,
+            run_name=config.name,
             max_steps=last,
             warmup_steps=min(warmup, last),
             gradient_accumulation_steps=world.accumulation,
@@ -168,6 +169,7 @@ def _trainer(
             **machine.trainer_options(config, device, learner.blocks()),
         ),
     )
+    trainer.callback_handler.callbacks.insert(0, watch)  # before other reporters, to which it hands its rates
     trainer.add_callback(StopWhenAsked(trainer))
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
