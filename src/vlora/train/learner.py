@@ -104,6 +104,9 @@ class Learner:
         # Later versions of transformers prefer another name.
         enable = getattr(self.model, "activation_checkpointing_enable", self.model.gradient_checkpointing_enable)
         enable(**{f"{enable.__name__.removesuffix('_enable')}_kwargs": {"use_reentrant": False}})
+        # It makes the embeddings need a gradient, as the re-entrant form must have it; the backward pass would then
+        # go through every block, worn or not.
+        self.model.disable_input_require_grads()
 
     def finish(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
         """Write the final model: the generator alone if nothing else has learnt, else all of it.

@@ -75,7 +75,7 @@ def check_reporters(config: TrainConfig, folder: Path) -> None:
         os.environ.setdefault(variable, "vlora")
 
 
-def recomputes(config: TrainConfig, device: torch.device, *, micro_batch: int, tokens: int) -> bool:
+def recomputes(config: TrainConfig, device: torch.device, *, micro_batch: int, tokens: int, model: Any = None) -> bool:
     """Whether to checkpoint gradients: as asked, or where a step would not fit into the GPU without.
 
     Args:
@@ -83,6 +83,7 @@ def recomputes(config: TrainConfig, device: torch.device, *, micro_batch: int, t
         device: of this process.
         micro_batch: looks of a process at a time.
         tokens: of the longest texts.
+        model: configuration of the loaded VLoRA model; None finds it by the names in the config.
     """
     wanted = config.train.gradient_checkpointing
     if wanted != "auto" or device.type != "cuda":

@@ -137,7 +137,8 @@ def _trainer(
     steps = steps_of(config, looks)
     last = number_of_steps(config, steps)
     micro_batch = math.ceil(section.images_per_step / (processes * world.accumulation))
-    if machine.recomputes(config, device, micro_batch=micro_batch, tokens=longest_text(steps, looks)):
+    sizes = learner.model.config if learner.parts else None
+    if machine.recomputes(config, device, micro_batch=micro_batch, tokens=longest_text(steps, looks), model=sizes):
         learner.checkpoint_gradients()
 
     def batches(first: int) -> Any:

@@ -59,6 +59,14 @@ class StepTrainer(Trainer):
         self.stopped = False
         self._step: list[Seen] = []
 
+    def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
+        """Gradients lie in the buckets that DDP sends, not beside them: a copy less of all that learns."""
+        args = super()._build_accelerator_args(**kwargs)
+        for handler in args.get("kwargs_handlers", []):
+            if hasattr(handler, "gradient_as_bucket_view"):
+                handler.gradient_as_bucket_view = True
+        return args
+
     # ---- data -----------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader[Any]:
