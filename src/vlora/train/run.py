@@ -59,6 +59,10 @@ FREE = (
     "train.report_to",
 )
 
+# Seconds that a run which goes on waits for its folder: the readers of a killed one, which hold it too, outlive it
+# until they look for their parent.
+PATIENCE = 20.0
+
 
 class Interrupted(VLoRAError):
     """The run was asked to stop, and has saved itself."""
@@ -93,7 +97,7 @@ def train(
     register()
     folder = Path(run_dir or Path("runs") / config.name)
     first = machine.rank() == 0
-    with _alone(folder) if first else nullcontext():
+    with _alone(folder, patience=0 if resume == "none" else PATIENCE) if first else nullcontext():
         checkpoint = _checkpoint(folder, resume)
         if first:
             _prepare(folder, config, resuming=checkpoint is not None)
@@ -185,13 +189,13 @@ def _stoppable(trainer: StepTrainer) -> Generator[None]:
 
 
 @contextmanager
-def _alone(folder: Path) -> Generator[None]:
+def _alone(folder: Path, *, patience: float) -> Generator[None]:
     """Hold the run folder, so that no second run writes into it; the system lets go of it when a process dies."""
     with _writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=patience)
         except Timeout as error:
             raise InputError(
                 f"The run folder {folder} is in use by another process: wait for it, or give another --run-dir."
