@@ -75,6 +75,7 @@ def train(
     resume: str = "none",
     report: Callable[[Progress], None] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
+    stop: Callable[[], bool] = lambda: False,
 ) -> Path:
     """Train a model.
 
@@ -85,6 +86,7 @@ def train(
             that checkpoint.
         report: told how far it is, on the first process.
         callbacks: more of the Trainer's.
+        stop: asked once a step, in every process; the run saves itself and ends after a step in which one says yes.
 
     Returns:
         The folder of the final model.
@@ -110,6 +112,7 @@ def train(
         for callback in callbacks:
             trainer.add_callback(callback)
         trainer.first_step = step_of(checkpoint) if checkpoint else 0
+        trainer.wishes.append(stop)
         with _stoppable(trainer):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if trainer.state.global_step < trainer.args.max_steps:

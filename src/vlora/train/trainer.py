@@ -55,6 +55,7 @@ class StepTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.first_step = 0
         self.stop_wanted = False
+        self.wishes: list[Callable[[], bool]] = []
         self.stopped = False
         self._step: list[Seen] = []
 
@@ -95,11 +96,12 @@ class StepTrainer(Trainer):
         """
         value = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         finite = torch.as_tensor(value, device=self.args.device).isfinite() & self._tr_loss.isfinite()
-        flags = torch.stack([(~finite).float(), torch.full_like(finite, self.stop_wanted, dtype=torch.float32)])
+        stop = self.stop_wanted or any(wish() for wish in self.wishes)
+        flags = torch.stack([(~finite).float(), torch.full_like(finite, stop, dtype=torch.float32)])
         if is_initialized():
             torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
-        broken, stop = flags.tolist()
-        self.stopped = bool(stop)
+        broken, stopped = flags.tolist()
+        self.stopped = bool(stopped)
         if broken:
             raise VLoRAError(self._not_finite())
 
