@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from datetime import datetime, timedelta
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 
+from ..errors import InputError
 from ._eyes import AsJson
-from ._output import command, err, note, print_json, say
+from ._output import command, debugging, err, note, print_json, say
 
 if TYPE_CHECKING:
-    from ..train.trainer import Progress
+    from ..train.watch import Progress
 
     class Report(Protocol):
         """Told how far a run is."""
@@ -33,6 +36,14 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a field of the config; repeatable.")
     ] = None,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Train on a Ray cluster: its address, auto, or local.")
+    ] = None,
+    workers: Annotated[
+        str | None, typer.Option(metavar="N|MIN:MAX", help="Processes on the cluster; a range may shrink and grow.")
+    ] = None,
+    gpus_per_worker: Annotated[int | None, typer.Option(help="0 or 1; default 1 if the cluster has any.")] = None,
+    max_failures: Annotated[int, typer.Option(help="Lost workers that are made up for; -1: all.")] = 3,
     as_json: AsJson = False,
 ) -> None:
     """Train a generator from a config file."""
@@ -40,13 +51,33 @@ def train(
     from ..train.config import load_config
 
     settings = load_config(config, overrides or [])
+    if ray is None and (workers is not None or gpus_per_worker is not None):
+        raise InputError("--workers and --gpus-per-worker are for a cluster: give --ray too, as in --ray local.")
     from transformers.utils import logging as transformers_logging
-
-    from ..train.run import train as run
 
     transformers_logging.disable_progress_bar()
     with _progress() as report:
-        final = run(settings, run_dir=run_dir, resume=resume, report=report)
+        if ray is None:
+            from ..train.run import train as run
+
+            final = run(settings, run_dir=run_dir, resume=resume, report=report)
+        else:
+            from ..train.cluster import train_on_ray, workers_of
+
+            with redirect_stdout(sys.stderr if debugging() else StringIO()):  # Ray writes there when a worker dies
+                final = train_on_ray(
+                    settings,
+                    run_dir=run_dir,
+                    address=ray,
+                    workers=workers_of(workers or "1"),
+                    gpus_per_worker=gpus_per_worker,
+                    max_failures=max_failures,
+                    resume=resume,
+                    report=report,
+                    tell=note,
+                )
+    if int(os.environ.get("RANK", "0")):
+        return  # one of several processes of torchrun: the first one answers
     if as_json:
         print_json({"name": settings.name, "model": str(final)})
     else:
