@@ -18,12 +18,13 @@ import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, MissingDependency, VLoRAError
 from .config import TrainConfig
+from .crew import Desk, Group, Job, lost, work
 
 if TYPE_CHECKING:
     from .watch import Progress
@@ -33,72 +34,6 @@ GROW_SECONDS = (
     300.0  # how often Ray looks for room for more workers; the steps since the last checkpoint are done again
 )
 STARTS = 10  # so many times, a minute each, Ray waits for room before it gives up
-LOST = ("ray.", "torch.")  # where the errors of a dead worker, and of those that talked with it, come from
-
-
-@dataclass(frozen=True)
-class Group:
-    """The workers that train together, until one of them is lost.
-
-    Attributes:
-        number: of the group, counted from 1.
-        workers: how many they are.
-    """
-
-    number: int
-    workers: int
-
-
-@dataclass(frozen=True)
-class Job:
-    """What every worker is given.
-
-    Args:
-        config: of the run.
-        folder: of the run, on a file system that all of them see.
-        resume: of the first group; the later ones go on from the last checkpoint.
-        home: the driver's working directory, where relative paths of the config begin.
-        desk: where the driver is met.
-    """
-
-    config: TrainConfig
-    folder: Path
-    resume: str
-    home: Path
-    desk: Any
-
-
-class Desk:
-    """Where workers and driver meet; an actor on the driver's machine."""
-
-    def __init__(self) -> None:
-        import asyncio
-
-        self.groups: list[Group] = []
-        self.progress: list[dict[str, Any]] = []
-        self.stopped = asyncio.Event()
-
-    async def begin(self, workers: int) -> int:
-        """Enter a group that begins; its number, counted from 1."""
-        self.groups.append(Group(len(self.groups) + 1, workers))
-        return len(self.groups)
-
-    async def tell(self, progress: dict[str, Any]) -> None:
-        """Leave how far the run is."""
-        self.progress.append(progress)
-
-    async def news(self) -> tuple[list[Group], list[dict[str, Any]]]:
-        """All groups so far, and the progress since the last call."""
-        fresh, self.progress = self.progress, []
-        return self.groups, fresh
-
-    async def stop(self) -> None:
-        """Wish that the run saves itself and ends."""
-        self.stopped.set()
-
-    async def wish(self) -> None:
-        """Return when the run shall end."""
-        await self.stopped.wait()
 
 
 def workers_of(text: str) -> int | tuple[int, int]:
@@ -182,8 +117,8 @@ def _ray() -> Any:
         MissingDependency: it is not installed.
     """
     try:
+        import_module("ray.train")  # asks for more than Ray itself
         import ray
-        import ray.train
     except ImportError as error:
         raise MissingDependency(
             'Training on a cluster needs Ray: run `pip install "vlora-mllm[cluster]"`, or leave --ray away.'
@@ -195,7 +130,7 @@ def _bounds(workers: int | tuple[int, int]) -> tuple[int, int]:
     few, many = (workers, workers) if isinstance(workers, int) else workers
     if not 1 <= few <= many:
         raise InputError(
-            f"The number of workers {workers} cannot be: give at least 1, and in a range the smaller first."
+            f"The number of workers {workers} cannot be: give 1 or more, and in a range the smaller first."
         )
     return few, many
 
@@ -267,7 +202,7 @@ def _trainer(job: Job, *, workers: int | tuple[int, int], gpus: int, max_failure
                 raise error
 
     return TorchTrainer(
-        lambda: _work(job),
+        lambda: work(job),
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=workers,
@@ -287,7 +222,7 @@ def _trainer(job: Job, *, workers: int | tuple[int, int], gpus: int, max_failure
 
 def _final(errors: Sequence[Exception]) -> VLoRAError | None:
     """The error that ends a run: one of ours, unless a worker was lost, after which errors say little."""
-    if any(type(error).__module__.startswith(LOST) for error in errors):
+    if any(lost(error) for error in errors):
         return None
     return next((error for error in errors if isinstance(error, VLoRAError)), None)
 
@@ -377,11 +312,11 @@ def _of_controller(error: Exception) -> Exception:
 
 def _of_workers(errors: list[Exception]) -> Exception:
     """What is said when as many workers were lost as may be."""
-    lost = [error for error in errors if type(error).__module__.startswith("ray.")]
-    if not lost:  # a bug, which deserves its own name
+    gone = [error for error in errors if lost(error)]
+    if not gone:  # a bug, which deserves its own name
         return next((error for error in errors if isinstance(error, VLoRAError)), errors[0])
     return VLoRAError(
-        f"A worker was lost once more than --max-failures allows ({_reason(lost[0])}): look at its machine, and go on "
+        f"A worker was lost once more than --max-failures allows ({_reason(gone[0])}): look at its machine, and go on "
         "with --resume auto."
     )
 
@@ -410,95 +345,3 @@ def _wishes() -> Generator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-# ---- on a worker --------------------------------------------------------------------------------------------
-
-
-def _work(job: Job) -> str:
-    """Train, in one of the processes of a group."""
-    from ray.train import get_context
-    from ray.train.collective import broadcast_from_rank_zero
-
-    ray, context = _ray(), get_context()
-    first, workers = context.get_world_rank() == 0, context.get_world_size()
-    _go_home(job)
-    group = cast(int, broadcast_from_rank_zero(ray.get(job.desk.begin.remote(workers)) if first else None))
-    stop = threading.Event()
-    if first:
-        threading.Thread(target=_listen, args=(job.desk, stop), daemon=True).start()
-    from .run import train
-
-    def report(progress: Progress) -> None:
-        job.desk.tell.remote(asdict(progress))
-
-    try:
-        final = train(
-            job.config,
-            run_dir=job.folder,
-            resume=job.resume if group == 1 else "auto",
-            report=report,
-            callbacks=[_ray_metrics()],
-            stop=stop.is_set,
-        )
-    except VLoRAError as error:
-        if workers > 1 and isinstance(error.__cause__, RuntimeError):
-            raise RuntimeError(str(error)) from error  # a connection that broke, as the worker at its other end died
-        raise
-    return str(final)
-
-
-def _go_home(job: Job) -> None:
-    """Work where the driver works, so that the config's relative paths mean the same."""
-    try:
-        os.chdir(job.home)
-    except OSError as error:
-        raise InputError(
-            f"The folder {job.home}, where the run was started, is not on every machine of the cluster: start it in a "
-            "folder of a shared file system."
-        ) from error
-
-
-def _listen(desk: Any, stop: threading.Event) -> None:
-    ray = _ray()
-    try:
-        ray.get(desk.wish.remote())
-    except ray.exceptions.RayError:
-        return  # the run is over
-    stop.set()
-
-
-def _ray_metrics() -> Any:
-    """Tells Ray how the run goes: gauges for its dashboard at every log step, a report at every checkpoint."""
-    import ray.train
-    from ray.util.metrics import Gauge
-    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-
-    names = ("loss", "images_per_second", "questions_per_second", "text_tokens_per_second")
-    gauges = {name: Gauge(f"vlora_{name}", description=name.replace("_", " ")) for name in names}
-
-    class RayMetrics(TrainerCallback):
-        """See above."""
-
-        def __init__(self) -> None:
-            self.last: dict[str, float] = {}
-
-        def on_log(
-            self,
-            args: TrainingArguments,
-            state: TrainerState,
-            control: TrainerControl,
-            logs: dict[str, float] | None = None,
-            **_: Any,
-        ) -> None:
-            if not state.is_world_process_zero:
-                return
-            self.last |= {name: float(logs[name]) for name in names if name in (logs or {})}  # type: ignore[index]
-            for name, value in self.last.items():
-                gauges[name].set(value)
-
-        def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-            # Every worker must come by, and may have to wait for Ray: not at every step.
-            ray.train.report({"step": state.global_step, **self.last})
-
-    return RayMetrics()
