@@ -1,11 +1,11 @@
 """transformers' LLaVA, trained the way VLoRA is: an image is looked at once, logits are computed where needed.
 
-The checkpoint is LLaVA's: the same configuration, the same names of weights, and so the same name of this class, which
-is written into it.
+The checkpoint is LLaVA's, to the names of its weights.
 """
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -20,6 +20,12 @@ from ..model.vision import encode
 
 class LlavaForConditionalGeneration(transformers.LlavaForConditionalGeneration):
     """LLaVA with a training step of its own; all else is its parent's."""
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """As the parent: transformers gives weights the names they are published by in classes of its own only."""
+        plain = copy.copy(self)  # the same parts
+        plain.__class__ = transformers.LlavaForConditionalGeneration  # type: ignore[assignment]
+        plain.save_pretrained(*args, **kwargs)
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
