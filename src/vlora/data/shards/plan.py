@@ -145,8 +145,8 @@ def kept_plan(folder: Path, fresh: Plan) -> Plan:
                 fresh.size,
             ):
                 raise InputError(
-                    f"The folder {folder} holds a conversion of other sources, or with other options: go on with those, or "
-                    "give another folder."
+                    f"The folder {folder} holds a conversion of other sources, or with other options: go on with "
+                    "those, or give another folder."
                 )
             return before
         if folder.is_dir() and any(one.name != ".lock" for one in folder.iterdir()):
