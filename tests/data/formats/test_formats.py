@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.data.formats.conftest import Write, llava_row, messages_row, png, write_tar
+from tests.data.made import Write, llava_row, messages_row, png, write_tar
 from vlora.data.formats import FORMATS, open_source
 from vlora.data.images import open_image
 from vlora.data.sample import MARKER, Message, Source

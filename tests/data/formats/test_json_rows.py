@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.data.formats.conftest import Write, llava_row, messages_row
+from tests.data.made import Write, llava_row, messages_row
 from vlora.data.formats import index, json_array, open_source
 from vlora.data.sample import Source
 from vlora.errors import DataError

@@ -352,8 +352,7 @@ def _tidy(folder: Path) -> None:
 def _finished(folder: Path, fresh: Plan) -> Conversion:
     """What an earlier run has written, if it is the same."""
     index = read_index(folder)
-    before, wanted = index["plan"], json.loads(json.dumps(asdict(fresh)))
-    if any(before[key] != wanted[key] for key in ("inputs", "states", "check", "size")):
+    if not Plan(**index["plan"]).same_as(fresh):
         raise InputError(f"The folder {folder} holds shards of other sources or options: give another folder.")
     problems = verify(folder).problems
     if problems:

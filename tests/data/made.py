@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import io
-import json
 import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from tests.helpers import picture
 
@@ -44,25 +41,3 @@ def write_tar(path: Path, samples: Iterable[tuple[str, dict[str, bytes]]]) -> Pa
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
     return path
-
-
-@pytest.fixture
-def jsonl(tmp_path: Path) -> Write:
-    """Write an object a line."""
-
-    def write(rows: Iterable[Any], name: str = "rows.jsonl") -> Path:
-        path = tmp_path / name
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        return path
-
-    return write
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """A folder with 0.png to 5.png."""
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    for number in range(6):
-        (folder / f"{number}.png").write_bytes(png(number))
-    return folder
