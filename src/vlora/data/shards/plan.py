@@ -158,8 +158,8 @@ def kept_plan(folder: Path, fresh: Plan) -> Plan:
         raise DataError(f"{path} is damaged: remove the folder {folder}, and convert again.") from error
     if not before.same_as(fresh):
         raise InputError(
-            f"The folder {folder} holds a conversion of other sources, or with other options: go on with those, or give "
-            "another folder."
+            f"The folder {folder} holds a conversion of other sources, or with other options: go on with those, or "
+            "give another folder."
         )
     return before
 
