@@ -41,6 +41,11 @@ class Rows(ABC):
     def length(self, index: int) -> int:
         """Characters of the longest conversation, without reading an image; 0 for a sample that cannot be used."""
 
+    @property
+    def repeats(self) -> int:
+        """Samples whose id another one had before; they were given ids of their own."""
+        return 0
+
     def __getitem__(self, index: int) -> Sample:
         return self.read(checked(index, len(self)))
 
@@ -72,6 +77,11 @@ class Chain(Rows):
         """See `Source`."""
         return [block for one in self.parts for block in one.blocks]
 
+    @property
+    def repeats(self) -> int:
+        """See `Rows`."""
+        return sum(one.repeats for one in self.parts)
+
     def read(self, index: int) -> Sample:
         """See `Rows`."""
         part, row = self._place(index)
@@ -102,6 +112,11 @@ class First(Rows):
 
     def __len__(self) -> int:
         return self.limit
+
+    @property
+    def repeats(self) -> int:
+        """See `Rows`; of the whole source."""
+        return getattr(self.source, "repeats", 0)
 
     def read(self, index: int) -> Sample:
         """See `Rows`."""

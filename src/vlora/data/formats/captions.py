@@ -92,6 +92,11 @@ class TableSource(Captioned):
     def __len__(self) -> int:
         return len(self._index)
 
+    @property
+    def repeats(self) -> int:
+        """See `Rows`."""
+        return int(self._index["again"].sum())
+
     def length(self, index: int) -> int:
         """See `Rows`."""
         prompt = self.prompt_of(int(self._index["hash"][index]))

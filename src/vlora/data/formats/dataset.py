@@ -26,7 +26,7 @@ from .index import hash_of, repeated
 from .llava import from_turns
 from .messages import from_messages, measure
 from .optional import needed
-from .rules import as_list, image_at, sample
+from .rules import as_list, characters, image_at, sample
 
 _FILES = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv", ".arrow": "arrow"}
 
@@ -74,6 +74,11 @@ class DatasetSource(Rows):
 
     def __len__(self) -> int:
         return len(self.data)
+
+    @property
+    def repeats(self) -> int:
+        """See `Rows`."""
+        return 0 if self._again is None else int(self._again.sum())
 
     def length(self, index: int) -> int:
         """See `Rows`."""
@@ -226,6 +231,34 @@ def stream_dataset(
             yield sample_
 
 
+class Listed(Rows):
+    """Samples that were read already; the first of a stream.
+
+    Args:
+        name: see `Rows`.
+        samples: instead of one that cannot be used, why.
+    """
+
+    def __init__(self, name: str, samples: Sequence[Sample | DataError]) -> None:
+        super().__init__(name)
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def length(self, index: int) -> int:
+        """See `Rows`."""
+        found = self.samples[index]
+        return characters(found.conversations) if isinstance(found, Sample) else 0
+
+    def read(self, index: int) -> Sample:
+        """See `Rows`."""
+        found = self.samples[index]
+        if isinstance(found, DataError):
+            raise found
+        return found
+
+
 def _load(path: str, split: str, *, streaming: bool) -> Any:
     """A data set of one split, from the disk or the hub."""
     datasets = needed("datasets", "Data sets")
@@ -247,8 +280,8 @@ def _load(path: str, split: str, *, streaming: bool) -> Any:
         raise
     except Exception as error:  # the library raises whatever its readers and the network raise
         raise DataError(
-            f"The data set {path!r}, split {split!r}, cannot be loaded ({_reason(error)}): give a folder of save_to_disk, a "
-            "local folder or file, or a hub id."
+            f"The data set {path!r}, split {split!r}, cannot be loaded ({_reason(error)}): give a folder of "
+            "save_to_disk, a local folder or file, or a hub id."
         ) from error
 
 

@@ -56,6 +56,11 @@ class JsonRows(Rows):
     def __len__(self) -> int:
         return len(self._index)
 
+    @property
+    def repeats(self) -> int:
+        """See `Rows`."""
+        return int(self._index["again"].sum())
+
     def length(self, index: int) -> int:
         """See `Rows`."""
         return int(self._index["characters"][index])

@@ -74,6 +74,11 @@ class ParquetSource(Rows):
         """See `Source`."""
         return self._groups
 
+    @property
+    def repeats(self) -> int:
+        """See `Rows`."""
+        return int(self._index["again"].sum())
+
     def length(self, index: int) -> int:
         """See `Rows`."""
         return int(self._index["characters"][index])

@@ -73,6 +73,11 @@ class TarSource(Captioned):
         """See `Source`."""
         return [len(one) for one in self._indexes if len(one)]
 
+    @property
+    def repeats(self) -> int:
+        """See `Rows`."""
+        return int(self._again.sum())
+
     def length(self, index: int) -> int:
         """See `Rows`."""
         _, found, row = self._place(index)

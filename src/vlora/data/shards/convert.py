@@ -202,6 +202,27 @@ def _in_workers(
 # -- streams ----------------------------------------------------------------------------------------------
 
 
+def stream(input: Input, *, skip: int = 0) -> Iterator[Sample | DataError]:
+    """The samples of a streamed source; instead of one that cannot be used, why.
+
+    Raises:
+        InputError: a format that is not streamed.
+        DataError: it cannot be loaded.
+    """
+    from ..formats.dataset import stream_dataset
+
+    if input.format != "dataset" or input.path is None:
+        raise InputError(f"The format {input.format} is not streamed: leave out --stream, or name a dataset.")
+    return stream_dataset(
+        input.path,
+        split=input.split,
+        images=Path(input.images) if input.images else None,
+        prompts=input.prompts,
+        columns=input.columns,
+        skip=skip,
+    )
+
+
 def _write_streams(
     inputs: Sequence[Input],
     folder: Path,
@@ -213,26 +234,15 @@ def _write_streams(
     count: _Counter,
 ) -> None:
     """Write the streamed sources, in their own order and in this process."""
-    from ..formats.dataset import stream_dataset
-
     first = len(todo.tasks())
     for number, one in enumerate(inputs):
         if not one.streaming:
             continue
-        if one.format != "dataset":
-            raise InputError(f"The format {one.format} is not streamed: leave out --stream, or choose dataset.")
         # Shards of streams are numbered from a million times the place of their source on.
         base = first + 1_000_000 * number
         finished = sorted(key for key in before if base <= key < base + 1_000_000)
         read = sum(before[key].read for key in finished)
-        samples = stream_dataset(
-            str(one.path),
-            split=one.split,
-            images=Path(one.images) if one.images else None,
-            prompts=one.prompts,
-            columns=one.columns,
-            skip=read,
-        )
+        samples = stream(one, skip=read)
         left = None if one.limit is None else one.limit - read
         rest = itertools.islice(samples, left) if left is not None else samples
         for shard in itertools.count(base + len(finished)):
@@ -342,8 +352,7 @@ def _tidy(folder: Path) -> None:
 def _finished(folder: Path, fresh: Plan) -> Conversion:
     """What an earlier run has written, if it is the same."""
     index = read_index(folder)
-    before, wanted = index["plan"], json.loads(json.dumps(asdict(fresh)))
-    if any(before[key] != wanted[key] for key in ("inputs", "states", "check", "size")):
+    if not Plan(**index["plan"]).same_as(fresh):
         raise InputError(f"The folder {folder} holds shards of other sources or options: give another folder.")
     problems = verify(folder).problems
     if problems:

@@ -70,6 +70,7 @@ class Plan:
         inputs: the arguments of each source.
         states: size and time of the file of each, and how many samples it has; -1: not known, it is streamed.
         check: whether images are decoded.
+        size: of a shard, as it was asked for.
         rows: of a shard of each source.
     """
 
@@ -78,6 +79,11 @@ class Plan:
     check: bool
     size: list[int]
     rows: list[int]
+
+    def same_as(self, other: Plan) -> bool:
+        """Whether both do the same; rows are an estimate, and those of the first count."""
+        pairs = ((getattr(self, name), getattr(other, name)) for name in ("inputs", "states", "check", "size"))
+        return all(json.dumps(one) == json.dumps(two) for one, two in pairs)
 
     def tasks(self) -> list[Task]:
         """The shards of all sources that are not streamed."""
@@ -135,29 +141,27 @@ def kept_plan(folder: Path, fresh: Plan) -> Plan:
     """
     path = folder / PLAN
     try:
-        if path.is_file():
-            before = Plan(**json.loads(path.read_text(encoding="utf-8")))
-            # Rows are an estimate: those of the first run count.
-            if (before.inputs, before.states, before.check, before.size) != (
-                json.loads(json.dumps(fresh.inputs)),
-                fresh.states,
-                fresh.check,
-                fresh.size,
-            ):
+        text = path.read_text(encoding="utf-8") if path.is_file() else None
+        if text is None:
+            if folder.is_dir() and any(one.name != ".lock" for one in folder.iterdir()):
                 raise InputError(
-                    f"The folder {folder} holds a conversion of other sources, or with other options: go on with those, or "
-                    "give another folder."
+                    f"The folder {folder} holds something else: give one that is empty, or does not exist."
                 )
-            return before
-        if folder.is_dir() and any(one.name != ".lock" for one in folder.iterdir()):
-            raise InputError(f"The folder {folder} holds something else: give one that is empty, or does not exist.")
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, asdict(fresh))
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(path, asdict(fresh))
+            return fresh
     except OSError as error:
         raise unwritable(folder, error) from error
+    try:
+        before = Plan(**json.loads(text))
     except (ValueError, TypeError) as error:
         raise DataError(f"{path} is damaged: remove the folder {folder}, and convert again.") from error
-    return fresh
+    if not before.same_as(fresh):
+        raise InputError(
+            f"The folder {folder} holds a conversion of other sources, or with other options: go on with those, or "
+            "give another folder."
+        )
+    return before
 
 
 def write_json(path: Path, content: Any) -> None:
