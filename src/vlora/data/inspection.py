@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from ..errors import DataError, ImageError
-from ..model.modeling import IGNORED
+from ..model.loss import IGNORED
 from .images import open_image
 from .prompts import supervised_conversation
 from .sample import Sample, Source

@@ -97,7 +97,8 @@ class Learner:
         if self.parts:
             return None
         config = self.model.config
-        return partial(expand_images, image_token_id=config.image_token_id, tokens_per_image=config.image_seq_length)
+        count = config.image_seq_length
+        return Places(partial(expand_images, image_token_id=config.image_token_id, tokens_per_image=count), count)
 
     def checkpoint_gradients(self) -> None:
         """Compute activations anew in the backward pass instead of keeping them."""
@@ -131,6 +132,7 @@ class Learner:
 
     def _gather(self, state: dict[str, Tensor]) -> None:
         """Put a model that is whole in the place of one that is spread over processes."""
+        generation = self.model.generation_config
         with torch.device("meta"):
             whole = type(self.model)(self.model.config)
         self.model = whole
@@ -138,6 +140,7 @@ class Learner:
             _add_lora(self.language_model, self.config.train)
         whole.load_state_dict(state, strict=False, assign=True)
         whole.tie_weights()
+        whole.generation_config = generation
 
 
 def _rate(part: str, path: str, section: TrainSection) -> float:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -25,8 +25,17 @@ from ..errors import DataError, ImageError
 from ..model.loss import IGNORED
 from .order import Pick
 
-Places: TypeAlias = Callable[[list[int], list[int]], tuple[list[int], list[int]]]
-"""Token ids and labels of a text with one token for each image -> the same with the places of visual tokens."""
+
+class Places(NamedTuple):
+    """The places of visual tokens in a text.
+
+    Args:
+        expand: token ids and labels of a text with one token for each image -> the same with all their places.
+        count: visual tokens of an image.
+    """
+
+    expand: Callable[[list[int], list[int]], tuple[list[int], list[int]]]
+    count: int
 
 
 class Task(NamedTuple):
@@ -45,12 +54,14 @@ class Look:
         pixels: `[3, height, width]` of each image.
         texts: token ids and labels of each conversation.
         weight: what it counts in the loss.
+        tokens: of all texts, visual tokens not counted.
     """
 
     id: str
     pixels: list[Tensor]
     texts: list[tuple[list[int], list[int]]]
     weight: float
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -69,7 +80,7 @@ class Seen:
     Args:
         ids: of its looks.
         broken: looks that are left out.
-        images, rows, tokens: how many, padding not counted.
+        images, rows, tokens: how many; of text tokens only, padding not counted.
         failure: why there is no batch at all.
     """
 
@@ -121,7 +132,11 @@ class Looks(Dataset[Look | Broken | DataError]):
             pixels = [self._pixels(image, task.pick, source.augment) for image in sample.images]
         except ImageError as error:
             return Broken(name, sample.where, str(error))
-        return Look(name, pixels, texts, task.weight)
+        tokens = sum(len(ids) for ids, _ in texts)
+        if self.places:
+            texts = [self.places.expand(*text) for text in texts]
+            tokens -= len(texts) * len(pixels)
+        return Look(name, pixels, texts, task.weight, tokens)
 
     def length(self, pick: Pick) -> int:
         """See `Source.length`."""
@@ -133,11 +148,13 @@ class Looks(Dataset[Look | Broken | DataError]):
 
     def _text(self, sample: Sample, conversation: Conversation) -> tuple[list[int], list[int]]:
         images = len(sample.images)
+        most = self.max_tokens
+        if self.places and most is not None:
+            most -= images * (self.places.count - 1)
         try:
-            text = supervised_conversation(conversation, self.processor, images, max_tokens=self.max_tokens)
+            return supervised_conversation(conversation, self.processor, images, max_tokens=most)
         except DataError as error:
             raise DataError(f"{sample.where}: {error}") from error
-        return self.places(*text) if self.places else text
 
     def _pixels(self, image: str | bytes, pick: Pick, augment: bool) -> Tensor:
         picture = open_image(image)
@@ -209,7 +226,7 @@ class Collator:
             batch["pixel_values"] = torch.stack(pixels)
         if pixels and not _regular(looks):
             batch["image_index"] = _image_index(looks)
-        tokens = sum(len(ids) for ids, _ in texts)
+        tokens = sum(look.tokens for look in looks)
         seen = Seen([look.id for look in looks], broken, images=len(pixels), rows=len(texts), tokens=tokens)
         return batch | {"seen": seen}
 

@@ -197,6 +197,11 @@ class StepTrainer(Trainer):
         _load_state(Path(checkpoint), *self._learning())
         scheduler: Any = self.lr_scheduler
         scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+        # The rates of the next step as this run's schedule has them: the saved ones are those of a run that may have
+        # been planned to be shorter.
+        rates = zip(self.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+        for group, base, factor in rates:
+            group["lr"] = base * factor(scheduler.last_epoch)
 
     def _learning(self) -> tuple[Any, torch.optim.Optimizer]:
         """The model in whatever distributes it, and the optimiser without."""
