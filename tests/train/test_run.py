@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from filelock import FileLock
 from safetensors.torch import load_file
 
 import vlora
+from tests.train.processes import largest_loss_difference, lines, losses
 from vlora.errors import CheckpointError, InputError
 from vlora.model.assemble import fingerprint
 from vlora.train.checkpoint import last_checkpoint
@@ -31,11 +33,6 @@ from vlora.train.config import load_config
 from vlora.train.run import train
 train(load_config(sys.argv[1]), run_dir=sys.argv[2], resume=sys.argv[3])
 """
-
-
-def losses(run: Path) -> dict[int, float]:
-    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return {line["step"]: line["loss"] for line in map(json.loads, lines)}
 
 
 def test_a_run_leaves_a_checkpoint_that_loads(tiny_config: Path, tmp_path: Path) -> None:
@@ -105,6 +102,18 @@ def test_a_run_that_goes_on_waits_for_what_is_left_of_a_killed_one(tiny_config: 
         train(config, run_dir=run)
     threading.Timer(0.5, held.release).start()
     assert train(config, run_dir=run, resume="auto") == run / "final"
+
+
+def test_a_run_made_longer_is_the_long_run(tiny_config: Path, tmp_path: Path) -> None:
+    whole, longer = tmp_path / "whole", tmp_path / "longer"
+    options = ["train.decay_steps=0", "train.steps=8"]
+    train(load_config(tiny_config, options), run_dir=longer)
+    shutil.rmtree(longer / "final")
+    for run, resume in ((whole, "none"), (longer, "auto")):
+        train(load_config(tiny_config, [*options, "train.steps=12"]), run_dir=run, resume=resume)
+    rates = [[line["learning_rate"] for line in lines(run / "metrics.jsonl")] for run in (whole, longer)]
+    assert rates[0] == rates[1]
+    assert largest_loss_difference(whole, longer) < 1e-4
 
 
 def test_a_checkpoint_without_its_last_file_is_passed_over(tmp_path: Path) -> None:

@@ -202,6 +202,7 @@ class StepTrainer(Trainer):
         rates = zip(self.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
         for group, base, factor in rates:
             group["lr"] = base * factor(scheduler.last_epoch)
+        scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
     def _learning(self) -> tuple[Any, torch.optim.Optimizer]:
         """The model in whatever distributes it, and the optimiser without."""
