@@ -10,8 +10,10 @@ import pytest
 import yaml
 
 from tests.cli.conftest import Run, one_sentence
-from tests.cli.tiny import TEMPLATE, tiny_language_model, tiny_tokenizer
+from tests.cli.tiny import TEMPLATE, save_in_parts, save_whole, tiny_language_model, tiny_tokenizer
 from tests.data.made import llava_row, messages_row, png, write_tar
+from vlora.errors import ModelNotFound
+from vlora.loading import text_processor
 
 
 @pytest.fixture
@@ -128,3 +130,15 @@ def test_mistakes(run: Run, words: list[str], answer: str, monkeypatch: pytest.M
     (tmp_path / "configs").symlink_to(Path(__file__).parents[2] / "configs")
     monkeypatch.chdir(tmp_path)
     assert answer in one_sentence(run("data", *words))
+
+
+def test_a_checkpoint_brings_its_template(tmp_path: Path) -> None:
+    folder = save_in_parts(tmp_path)
+    in_parts = text_processor("no-such", checkpoint=folder)
+    whole = text_processor("no-such", checkpoint=save_whole(tmp_path / "whole"))
+    assert in_parts.chat_template == whole.chat_template == TEMPLATE
+    assert in_parts.tokenizer.get_vocab() == whole.tokenizer.get_vocab()
+    assert (whole.image_token, whole.image_placeholder) == ("<image>", "erase")
+    assert text_processor("no-such", checkpoint=folder, chat_template="x").chat_template == "x"
+    with pytest.raises(ModelNotFound, match="no checkpoint"):
+        text_processor("nano", checkpoint=tmp_path)
