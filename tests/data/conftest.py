@@ -32,3 +32,9 @@ def pictures(tmp_path: Path) -> Path:
     for number in range(6):
         (folder / f"{number}.png").write_bytes(png(number))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Indexes of big files are kept with the test, not with the user."""
+    monkeypatch.setenv("VLORA_CACHE", str(tmp_path / "cache"))

@@ -94,14 +94,15 @@ def inspect(
                 )
             )
     broken = sum(len(one.broken) for one in found)
-    wrong = any(one.errors for one in found) or broken > max_broken
+    none_whole = any(one.checked and len(one.broken) == one.checked for one in found)
+    wrong = any(one.errors for one in found) or broken > max_broken or none_whole
     if as_json:
         print_json({"config": config, "sources": [_facts(one) for one in found], "ok": not wrong})
     else:
         for one in found:
             _show(one)
         if broken > max_broken:
-            say(f"{broken} broken images are more than data.max_broken allows ({max_broken}): training would stop.")
+            say(f"Broken images: {broken}, more than data.max_broken allows ({max_broken}): training would stop.")
     if wrong:
         raise typer.Exit(MISTAKE)
 
@@ -238,7 +239,9 @@ def _rendering(settings: TrainConfig | None, language_model: str) -> tuple[Any, 
     from ..loading import text_processor
 
     if settings is None:
-        return text_processor(language_model), None, 0
+        from ..train.config import DataSection
+
+        return text_processor(language_model), None, DataSection().max_broken  # type: ignore[call-arg]
     model = settings.model
     processor = text_processor(model.language_model, checkpoint=model.checkpoint, chat_template=model.chat_template)
     return processor, settings.data.max_text_tokens, settings.data.max_broken
@@ -331,7 +334,7 @@ def _show(found: Findings) -> None:
     say(f"  images    {found.checked} decoded, {len(found.broken)} broken")
     for what, listed in (("broken", found.broken), ("error", found.errors)):
         for one in listed[:LISTED]:
-            about = "" if one.where in one.reason else f"{one.where}: "
+            about = f"{one.where}: " if one.where and one.where not in one.reason else ""
             say(f"  {what:<9} {about}{one.reason}")
         if len(listed) > LISTED:
             say(f"  {what:<9} and {len(listed) - LISTED} more: --json lists all")

@@ -33,7 +33,7 @@ class Piece(NamedTuple):
 
 
 class Wrong(NamedTuple):
-    """Something that cannot be used."""
+    """Something that cannot be used; without a place where the reason names it."""
 
     where: str
     reason: str
@@ -147,12 +147,12 @@ def examine(
 
 
 def _wrong(source: Source, index: int, error: DataError) -> Wrong:
-    """What is wrong with a sample; what its text lacks is told without its place."""
+    """What is wrong with a sample; what the source itself says has its place in it."""
     try:
         where = source[index].where
     except DataError:
         where = ""
-    return Wrong(where or f"{source.name} sample {index}", str(error))
+    return Wrong(where, str(error))
 
 
 def _chosen(count: int, some: Some, seed: int) -> Sequence[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -233,6 +234,18 @@ def children(process: subprocess.Popen[str]) -> list[int]:
         return []
 
 
+def notes(folder: Path) -> int:
+    """Shards that are finished."""
+    return len(list((folder / ".parts").glob("[0-9]*.json")))
+
+
+def wait_for(process: subprocess.Popen[str], folder: Path, count: int) -> None:
+    """Until so many shards are finished, and then a moment longer."""
+    while notes(folder) < count:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            pytest.fail(f"it ended with {process.wait(timeout=0.01)}")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_killed_at_any_moment(tmp_path: Path) -> None:
@@ -240,26 +253,24 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     options = ("--format", "webdataset", "--shard-size", "100rows", "--workers", "2", "--json")
     dice = random.Random(0)
     kills = finished = 0
-    while kills < 30:
+    while finished < 30:
         process = command("convert", path, tmp_path / "out", *options)
-        try:
-            said, wrong = process.communicate(timeout=dice.uniform(1, 12))
-        except subprocess.TimeoutExpired:
-            workers = children(process)
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            kills += 1
-            for worker in workers:
-                assert select.select([worker], [], [], 30)[0], "a worker has outlived its parent"
-                os.close(worker)
-            now = len(list((tmp_path / "out" / ".parts").glob("*.json")))
-            assert now >= finished  # nothing that was finished is lost
-            finished = now
-            continue
-        assert process.returncode == 0, wrong
-        done = json.loads(said)
-        break
-    assert kills
+        wait_for(process, tmp_path / "out", finished + dice.randint(1, 6))
+        workers = children(process)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        kills += 1
+        for worker in workers:
+            assert select.select([worker], [], [], 30)[0], "a worker has outlived its parent"
+            os.close(worker)
+        now = notes(tmp_path / "out")
+        assert now > finished  # nothing that was finished is lost
+        finished = now
+    process = command("convert", path, tmp_path / "out", *options)
+    said, wrong = process.communicate()
+    assert process.returncode == 0, wrong
+    done = json.loads(said)
+    assert kills > 3
     assert (done["samples"], done["shards"]) == (4000, 40)
     assert done["kept"] == finished
     assert verify(tmp_path / "out").problems == ()

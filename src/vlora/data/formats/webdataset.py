@@ -24,8 +24,6 @@ from ..sample import MARKER, Sample
 from .captions import SUFFIXES, USUAL, Captioned
 from .index import Columns, Index, hash_of, index_of, repeated
 
-KEPT_FROM = 1000
-
 
 class TarSource(Captioned):
     """See above; a block for each tar.
@@ -55,9 +53,7 @@ class TarSource(Captioned):
         captions = (columns or {}).get("caption")
         self.captions = (captions,) if captions else USUAL["caption"]
         self._indexes: list[Index] = [
-            index_of(
-                [file], f"tar {self.captions}", build=lambda file=file: _scan(file, self.captions), keep_from=KEPT_FROM
-            )
+            index_of([file], f"tar {self.captions}", build=lambda file=file: _scan(file, self.captions))
             for file in files
         ]
         self._ends = list(accumulate(len(one) for one in self._indexes))

@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from ...errors import DataError, InputError
 from ..formats.shards import INDEX, VERSION, read_index
 from ..sample import Sample, Source
+from .huggingface import FEATURES, as_dataset
 from .plan import PLAN, Input, Plan, ShardSize, Task, kept_plan, plan, unwritable, write_json
 from .verify import verify
 from .write import PARTS, Part, samples_of, write_shard
@@ -331,8 +332,8 @@ def _finish(folder: Path, todo: Plan, *, kept: int) -> Conversion:
             "plan": asdict(todo),
             "shards": [{key: getattr(one, key) for key in ("file", "rows", "bytes", "sha256")} for one in shards],
         }
-        write_json(folder / "dataset_info.json", {"description": "", "features": _FEATURES})
-        write_json(folder / "state.json", _as_dataset([str(part.file) for part in shards]))
+        write_json(folder / "dataset_info.json", {"description": "", "features": FEATURES})
+        write_json(folder / "state.json", as_dataset([str(part.file) for part in shards]))
         problems = verify(folder, index=index).problems
         if problems:
             raise DataError(f"The shards in {folder} are not what was written: {problems[0]}")
@@ -372,32 +373,3 @@ def _conversion(folder: Path, index: dict[str, Any], *, kept: int) -> Conversion
         broken_images=index["broken_images"],
         unusable=index["unusable"],
     )
-
-
-def _value(kind: str) -> dict[str, str]:
-    return {"dtype": kind, "_type": "Value"}
-
-
-def _list_of(feature: Any) -> dict[str, Any]:
-    return {"feature": feature, "_type": "List"}
-
-
-_FEATURES = {
-    "id": _value("string"),
-    "images": _list_of(_value("binary")),
-    "conversations": _list_of(_list_of({"role": _value("string"), "text": _value("string")})),
-    "characters": _value("int32"),
-}
-
-
-def _as_dataset(files: list[str]) -> dict[str, Any]:
-    """What makes a folder of Arrow files a data set of Hugging Face."""
-    return {
-        "_data_files": [{"filename": one} for one in files],
-        "_fingerprint": f"vlora-shards-{len(files)}",
-        "_format_columns": None,
-        "_format_kwargs": {},
-        "_format_type": None,
-        "_output_all_columns": False,
-        "_split": "train",
-    }
