@@ -15,9 +15,10 @@ encoder frozen), on made-up captions of 8 to 40 words, one text an image (`train
 and on easy-VQA's questions as `configs/nano.yaml` has them, four about an image: ours and the recipe, for which each
 question is a sample with an image of its own.
 
-All have the same looks in every round, the same precision of the frozen parts (the faster one here), a low-rank path
-in float32, the same optimiser. Before anything is timed, ours and the recipe must give the same loss and the same
-gradients on one batch. The ways take turns, round after round, in one process; what counts are the ratios of a round.
+All draw their batches from the same 32 steps, and have the same precision of the frozen parts (the faster one here), a
+low-rank path in float32, and the same optimiser. Before anything is timed, ours and the recipe must give the same loss
+and the same gradients on one batch. The ways take turns, round after round, in one process; what counts are the ratios
+of a round, of seconds by the text token (see `Rounds`).
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from typing import Any
 import torch
 from training import gpu, parity, ways
 from training.counts import Size
-from training.data import Captions, Rounds
+from training.data import WINDOW, Captions, Rounds
 
 from vlora.model import register
 from vlora.train.config import load_config
@@ -114,7 +115,7 @@ def about(arguments: argparse.Namespace) -> dict[str, Any]:
 def captions(arguments: argparse.Namespace, options: list[str]) -> dict[str, Any]:
     """One text an image: all three ways, and the levers."""
     config = load_config(arguments.config, [*options, "data.questions_per_image=1"])
-    source = Captions(arguments.looks * arguments.steps * (arguments.rounds + 1))
+    source = Captions(arguments.looks * WINDOW)
     rounds = Rounds(source, looks=arguments.looks, steps=arguments.steps, per_look=1)
     learner, own = ways.ours(config, rounds)
     reference, plain = ways.recipe(config, rounds, like=learner)
@@ -122,7 +123,10 @@ def captions(arguments: argparse.Namespace, options: list[str]) -> dict[str, Any
     wide = load_config(arguments.config, [*options, "model.vision_options.image_size=256"])
     tokens = ways.visual_tokens(wide, rounds, share=min(TOKENS_SHARE, arguments.looks))
     switched = ways.levers(learner, own, rounds)
-    timed = Timed({OURS: own, RECIPE: plain, TOKENS: tokens} | switched, clock=CLOCKS[arguments.clock])
+    mean = rounds.tokens_per_text(learner.processor)
+    timed = Timed(
+        {OURS: own, RECIPE: plain, TOKENS: tokens} | switched, clock=CLOCKS[arguments.clock], tokens_per_text=mean
+    )
     timed.warm_up()
     for number in range(arguments.rounds):
         timed.round(number, [OURS, RECIPE, TOKENS])
@@ -135,14 +139,15 @@ def captions(arguments: argparse.Namespace, options: list[str]) -> dict[str, Any
 
 def questions(arguments: argparse.Namespace, options: list[str]) -> dict[str, Any]:
     """Four texts an image, as the nano model is trained."""
-    sources = json.dumps([{"format": "easy-vqa", "augment": True, "limit": arguments.looks * 8}])
-    config = load_config(arguments.config, [*options, f"data.sources={sources}"])
     looks = max(2, arguments.looks // 4)
+    sources = json.dumps([{"format": "easy-vqa", "augment": True, "limit": looks * WINDOW}])
+    config = load_config(arguments.config, [*options, f"data.sources={sources}"])
     (source,) = open_sources(config.data)
     rounds = Rounds(source, looks=looks, steps=arguments.steps, per_look=config.data.questions_per_image)
     learner, own = ways.ours(config, rounds)
     _, plain = ways.recipe(config, rounds, like=learner)
-    timed = Timed({OURS: own, RECIPE: plain}, clock=CLOCKS[arguments.clock])
+    mean = rounds.tokens_per_text(learner.processor)
+    timed = Timed({OURS: own, RECIPE: plain}, clock=CLOCKS[arguments.clock], tokens_per_text=mean)
     timed.warm_up()
     for number in range(max(2, arguments.rounds * 2 // 5)):
         timed.round(number, [OURS, RECIPE])
@@ -155,10 +160,11 @@ class Timed:
     Args:
         all_ways: by name.
         clock: seconds.
+        tokens_per_text: the mean over the window that all batches are from.
     """
 
-    def __init__(self, all_ways: dict[str, ways.Way], *, clock: Callable[[], float]) -> None:
-        self.ways, self.clock = all_ways, clock
+    def __init__(self, all_ways: dict[str, ways.Way], *, clock: Callable[[], float], tokens_per_text: float) -> None:
+        self.ways, self.clock, self.tokens_per_text = all_ways, clock, tokens_per_text
         self.seconds: dict[str, dict[str, list[float]]] = {}
         self.sizes: dict[str, list[Size]] = {}
 
@@ -181,8 +187,7 @@ class Timed:
                     sizes.append(Size.of(batch))
                     way.step(batch)
                 elapsed = self.clock() - began
-            # A way that takes a share of the looks is timed by the text, so that ratios are of equal samples.
-            group.setdefault(name, []).append(elapsed / sum(size.rows for size in sizes))
+            group.setdefault(name, []).append(elapsed / way.text_tokens(sizes))
             if into == "ways":
                 self.sizes.setdefault(name, []).extend(sizes)
 
@@ -190,6 +195,7 @@ class Timed:
         """Throughput of each way, and how many times faster ours is."""
         measured = self.seconds["ways"]
         return {
+            "tokens_per_text": round(self.tokens_per_text, 1),
             "ways": {name: self._throughput(name) for name in measured},
             "faster_than": {name: self.ratio(name, OURS) for name in measured if name != OURS},
             "fewer_flops_than": {
@@ -198,26 +204,25 @@ class Timed:
         }
 
     def ratio(self, name: str, base: str, *, group: str = "ways") -> list[float]:
-        """Median of the round-by-round ratio of seconds a text, and its quartiles."""
+        """Median of the round-by-round ratio of seconds a text token, and its quartiles."""
         times = self.seconds[group]
         ratios = [x / y for x, y in zip(times[name], times[base], strict=True)]
         quarters = statistics.quantiles(ratios, n=4, method="inclusive")
         return [round(q, 3) for q in (quarters[1], quarters[0], quarters[2])]
 
     def _flops(self, name: str) -> float:
-        """A text."""
-        sizes = self.sizes[name]
-        return sum(self.ways[name].flops(size) for size in sizes) / sum(size.rows for size in sizes)
+        """A text token."""
+        way, sizes = self.ways[name], self.sizes[name]
+        return sum(way.flops(size) for size in sizes) / way.text_tokens(sizes)
 
     def _throughput(self, name: str) -> dict[str, float]:
         sizes, seconds = self.sizes[name], statistics.median(self.seconds["ways"][name])
-        rows, tokens = sum(size.rows for size in sizes), sum(size.tokens for size in sizes)
+        tokens = sum(size.tokens for size in sizes)
         return {
-            "texts_per_second": round(1 / seconds, 2),
-            "tokens_per_second": round(tokens / rows / seconds, 1),
-            "tokens_per_text": round(tokens / rows, 1),
+            "texts_per_second": round(1 / seconds / self.tokens_per_text, 2),
+            "text_tokens_per_second": round(1 / seconds, 1),
             "padding_share": round(1 - tokens / sum(size.rows * size.width for size in sizes), 3),
-            "gigaflops_per_text": round(self._flops(name) / 1e9, 2),
+            "gigaflops_per_text": round(self._flops(name) * self.tokens_per_text / 1e9, 2),
             "gigaflops_per_second": round(self._flops(name) / 1e9 / seconds, 1),
         }
 
@@ -232,7 +237,7 @@ def show(title: str, result: dict[str, Any]) -> None:
         )
     for name, row in result["ways"].items():
         print(
-            f"  {name:>26}: {row['texts_per_second']:7.2f} texts/s  {row['tokens_per_second']:8.1f} tokens/s  "
+            f"  {name:>13}: {row['texts_per_second']:7.2f} texts/s  {row['text_tokens_per_second']:7.1f} text tokens/s  "
             f"padding {row['padding_share']:5.1%}  {row['gigaflops_per_text']:7.2f} GFLOP a text  "
             f"{row['gigaflops_per_second']:6.1f} GFLOP/s"
         )

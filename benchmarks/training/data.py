@@ -1,7 +1,8 @@
 """What is trained on: made-up captions, and the looks of a round, batched by length or at random, per look or per row.
 
 The captions have the lengths of web captions written by a language model: a log-normal number of words with median 20,
-cut to 8 ... 40, out of a seeded list of common words. Their images are JPEG files of 320 x 240, so that decoding is
+cut to 8 ... 40, out of a seeded list of common words. The user shows the image and says nothing, as our formats and the
+authors' have it where nothing else is asked for. The images are JPEG files of 320 x 240, so that decoding is
 paid.
 """
 
@@ -16,12 +17,16 @@ import numpy as np
 import torch
 from PIL import Image
 
+from vlora.data.prompts import supervised_conversation
 from vlora.data.sample import Message, Sample, Source
 from vlora.train.loader import MicroBatches, World, first_failure, loader
 from vlora.train.looks import Collator, Looks, Task, hand
 from vlora.train.order import Order, Pick, Steps
 
-PROMPT = "<image>\nDescribe the image."
+WINDOW = 32
+"""Steps that a run sorts by length together."""
+
+PROMPT = "<image>"
 WORDS = (
     "a an the and with near under over behind beside in on at of two three several many small large old young tall "
     "red green blue white black yellow brown wooden stone empty busy quiet bright dark man woman child boy girl dog "
@@ -109,12 +114,16 @@ class OneByOne:
 
 @dataclass(frozen=True)
 class Rounds:
-    """The looks of every round, the same for every way of training.
+    """The steps of every round, drawn for every way of training from the same window of 32 steps.
+
+    A run sorts the looks of 32 steps by length and cuts them into batches, which come in any order. A round takes some
+    of these batches, or, for the recipe, as many random batches of the same looks: of a whole window all ways would
+    read the same looks, of a part of it looks of other lengths, which is why times are counted by the text token.
 
     Args:
         source: of the looks.
         looks: a step.
-        steps: a round; batches by length sort the looks of one round, where a real run sorts those of 32 steps.
+        steps: a round.
         per_look: conversations of a look.
         seed: of the order.
     """
@@ -134,25 +143,35 @@ class Rounds:
         return self._ours(processor, number, device, by_length=False)
 
     def one_by_one(self, processor: Any, rows: OneByOne, number: int, device: torch.device) -> Iterator[Any]:
-        """The same texts in random batches of as many rows, an image read and perceived for each."""
+        """Texts of the same window in random batches of as many rows, an image read and perceived for each."""
         texts = [
             rows.position[pick.index, chosen]
-            for step in self._window(number)
-            for pick in step
+            for pick in self._window()
             for chosen in hand(pick, len(self.source[pick.index].conversations), size=self.per_look, seed=self.seed)
         ]
-        texts = [texts[place] for place in np.random.default_rng((self.seed, number)).permutation(len(texts))]
-        size = -(-len(texts) // self.steps)
-        cut = [texts[begin : begin + size] for begin in range(0, len(texts), size)]
+        texts = [texts[place] for place in np.random.default_rng(self.seed).permutation(len(texts))]
+        size = self.looks * len(texts) // len(self._window())
+        first = number * self.steps
+        cut = [texts[step * size : (step + 1) * size] for step in range(first, first + self.steps)]
         tasks = [[Task(Pick(0, text, 0), 1 / len(batch)) for text in batch] for batch in cut]
         looks = Looks([rows], processor, per_look=1, max_tokens=None, seed=self.seed)
         return _usable(loader(looks, tasks, _collate(processor), workers=0, device=device))  # type: ignore[arg-type]
+
+    def tokens_per_text(self, processor: Any) -> float:
+        """The mean over the window."""
+        lengths = [
+            len(supervised_conversation(sample.conversations[chosen], processor, len(sample.images))[0])
+            for pick in self._window()
+            for sample in (self.source[pick.index],)
+            for chosen in hand(pick, len(sample.conversations), size=self.per_look, seed=self.seed)
+        ]
+        return sum(lengths) / len(lengths)
 
     def _ours(
         self, processor: Any, number: int, device: torch.device, *, by_length: bool, collate: Any = None
     ) -> Iterator[Any]:
         looks = Looks([self.source], processor, per_look=self.per_look, max_tokens=None, seed=self.seed)
-        steps = Steps(self._order(), size=self.looks, length=looks.length if by_length else None, window=self.steps)
+        steps = Steps(self._order(), size=self.looks, length=looks.length if by_length else None, window=WINDOW)
         first = number * self.steps
         batches = MicroBatches(steps, first=first, last=first + self.steps, world=World(1, 0, 1))
         return _usable(loader(looks, batches, collate or _collate(processor), workers=0, device=device))
@@ -160,9 +179,9 @@ class Rounds:
     def _order(self) -> Order:
         return Order([self.source.blocks], weights=None, seed=self.seed, together=64)
 
-    def _window(self, number: int) -> list[list[Pick]]:
-        steps = Steps(self._order(), size=self.looks, window=self.steps)
-        return [steps[step] for step in range(number * self.steps, (number + 1) * self.steps)]
+    def _window(self) -> list[Pick]:
+        order = self._order()
+        return [order[place] for place in range(min(WINDOW * self.looks, order.samples))]
 
 
 def _collate(processor: Any) -> Collator:

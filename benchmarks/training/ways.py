@@ -8,7 +8,7 @@ levers          ours with one of its parts switched to what the recipe does
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +38,7 @@ class Way:
         optimizer: of what learns.
         flops: of a batch.
         switched: what is switched while it runs.
+        visual: visual tokens of a text.
     """
 
     batches: Callable[[int], Iterator[dict[str, Any]]]
@@ -45,6 +46,11 @@ class Way:
     optimizer: torch.optim.Optimizer
     flops: Callable[[Size], int]
     switched: Callable[[], Any] | None = None
+    visual: int = 0
+
+    def text_tokens(self, sizes: Iterable[Size]) -> int:
+        """Text tokens of batches; visual tokens and padding are none."""
+        return sum(size.tokens - size.rows * self.visual for size in sizes)
 
     def step(self, batch: dict[str, Any], *, max_grad_norm: float = 1.0) -> None:
         """Forward, backward, clip, update."""
@@ -113,6 +119,7 @@ def visual_tokens(config: TrainConfig, rounds: Rounds, *, share: int) -> Way:
         loss=lambda batch: baseline_loss(model, {name: value for name, value in batch.items() if name != "seen"}),
         optimizer=adamw([{"params": list(model.model.multi_modal_projector.parameters())}], config.train),
         flops=counter.tokens,
+        visual=int(model.config.image_seq_length),
     )
 
 

@@ -144,9 +144,6 @@ def test_the_script_on_a_tiny_model(
     captions = report["captions"]
     assert captions["parity"]["gradients"] < captions["parity"]["tolerance"]
     assert set(captions["ways"]) == {"ours", "recipe", "visual tokens"}
-    # The same looks for all; the visual-token way has a quarter of them, with 256 tokens each.
-    assert captions["ways"]["ours"]["tokens_per_text"] == captions["ways"]["recipe"]["tokens_per_text"]
-    assert captions["ways"]["visual tokens"]["tokens_per_text"] > 256
     assert captions["ways"]["ours"]["padding_share"] < captions["ways"]["recipe"]["padding_share"]
     assert captions["fewer_flops_than"]["visual tokens"] > 2
     assert len(captions["levers"]) == 6
@@ -174,7 +171,7 @@ def tiny_config(folder: Path) -> Path:
             "language_model": str(folder / "llm"),
             "vision_options": {"image_size": 32, "stages": [3]},
             "chat_template": nano["model"]["chat_template"],
-            "generator": {"targets": ["v", "down"], "layers": [1], "rank": 2, "dim": 16, "depth": 1, "heads": 2},
+            "generator": {"targets": ["v", "down"], "layers": [0, 1], "rank": 2, "dim": 16, "depth": 1, "heads": 2},
         },
         "data": {"questions_per_image": 2},
         "train": {"steps": 1},
