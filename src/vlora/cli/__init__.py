@@ -8,6 +8,7 @@
 | `evaluate` | accuracy on a task, with 95 % intervals and controls |
 | `inspect` | what a model is made of, and the size and rank of each ΔW of an image |
 | `cost` | FLOPs, parameters and bytes by formula, against the same model with visual tokens |
+| `export` | writes an image as a LoRA adapter for peft, vLLM, SGLang or llama.cpp |
 | `convert` | makes a checkpoint of the VLoRA authors one of ours |
 | `doctor` | what is installed, what is missing, and how to get it |
 
@@ -29,6 +30,7 @@ from .cost import cost
 from .demo import demo
 from .doctor import doctor
 from .evaluate import evaluate
+from .export import export
 from .inspect import inspect
 from .train import train
 
@@ -62,7 +64,7 @@ def options(
     set_debug(debug)
 
 
-for command in (ask, demo, train, evaluate, inspect, cost, doctor):
+for command in (ask, demo, train, evaluate, inspect, cost, export, doctor):
     app.command()(command)
 app.add_typer(convert, name="convert")
 
