@@ -84,9 +84,11 @@ def _check_place(output: Path, to: str, force: bool) -> None:
 
 def _write(adapter: Adapter, output: Path, to: str, dtype: str, force: bool) -> dict[str, int]:
     """Bytes of each file."""
-    from ..export import peft
+    from ..export import gguf, peft
     from ..export.adapter import DTYPES
 
+    if to == "gguf":
+        return {output.name: gguf.save_file(adapter, output, dtype=DTYPES[dtype], force=force)}
     return peft.save_folder(adapter, output, dtype=DTYPES[dtype], force=force)
 
 
