@@ -10,6 +10,7 @@ round, `[rank, in_dim]`, `lora_B` is B turned round, `[out_dim, rank]`, and `lor
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -80,8 +81,9 @@ class Adapter:
 
     @property
     def alpha(self) -> float:
-        """`lora_alpha`: the scale is this over the rank."""
-        return self.weights.layout.scale * self.weights.layout.rank
+        """`lora_alpha`: the scale is this over the rank; a whole number, if it is one but for rounding."""
+        alpha = self.weights.layout.scale * self.weights.layout.rank
+        return round(alpha) if math.isclose(alpha, round(alpha), rel_tol=1e-12) else alpha
 
     @cached_property
     def layers(self) -> tuple[int, ...]:
@@ -94,6 +96,7 @@ class Adapter:
         used = {place.target for place in self.weights.layout.places}
         return tuple(target for target in MERGEABLE if target in used)
 
+    @property
     def numel(self) -> int:
         """Numbers in all A and B."""
         return sum(self.rank * (place.in_dim + place.out_dim) for place in self.weights.layout.places)
@@ -180,9 +183,15 @@ def check_base(fingerprint_of_base: str, model: nn.Module, *, what: str, name: s
 
     Raises:
         CheckpointError: another language model than the given one.
+        InputError: no language model.
     """
-    decoder = model.model.language_model if isinstance(model, VLoRAForConditionalGeneration) else model.model
-    given = fingerprint(decoder)  # type: ignore[arg-type]
+    decoder = model.model.language_model if isinstance(model, VLoRAForConditionalGeneration) else None
+    decoder = decoder or getattr(model, "model", None)
+    if not isinstance(decoder, nn.Module):
+        raise InputError(
+            f"{type(model).__name__} is no language model with its head: give one as transformers loads it."
+        )
+    given = fingerprint(decoder)
     if given != fingerprint_of_base:
         raise CheckpointError(
             f"{what} was made for the language model {name or 'with no name'} (fingerprint {fingerprint_of_base}); the "

@@ -89,7 +89,7 @@ def save_file(adapter: Adapter, path: str | Path, *, dtype: torch.dtype | None =
     """
     destination = free_file(Path(path), force=force)
     dtype = dtype or adapter.weights.values.dtype
-    with appearing_file(destination, adapter.numel() * dtype.itemsize + _BYTES_OF_METADATA) as place:
+    with appearing_file(destination, adapter.numel * dtype.itemsize + _BYTES_OF_METADATA) as place:
         _write(adapter, place, dtype)
         return place.stat().st_size
 

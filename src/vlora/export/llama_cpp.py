@@ -34,13 +34,16 @@ class LlamaCpp:
         path: a GGUF file.
         threads: of the computation; None takes llama.cpp's choice.
         context: the longest text in tokens.
+        exact: keep keys and values in float32, for comparisons; else in float16, as llama.cpp does.
 
     Raises:
         MissingDependency: llama-cpp-python is not installed.
         CheckpointError: not a model that llama.cpp can load.
     """
 
-    def __init__(self, path: str | Path, *, threads: int | None = None, context: int = 512) -> None:
+    def __init__(
+        self, path: str | Path, *, threads: int | None = None, context: int = 512, exact: bool = False
+    ) -> None:
         self._api = api = _llama_cpp()
         self._model = self._context = self._adapter = None
         logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL)  # what goes wrong is raised
@@ -56,6 +59,9 @@ class LlamaCpp:
         options.n_ctx = options.n_batch = options.n_ubatch = context
         if threads is not None:
             options.n_threads = options.n_threads_batch = threads
+        if exact:
+            options.type_k = options.type_v = api.GGML_TYPE_F32
+            options.flash_attn_type = api.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self._context = api.llama_init_from_model(self._model, options)
         if not self._context:
             raise InputError(f"llama.cpp has no memory for a context of {context} tokens: give a shorter one.")

@@ -9,9 +9,14 @@
 The first two are what `PeftModel.save_pretrained` writes of an equal adapter, tensor for tensor and field for field.
 Only the layers and targets in use are named. To hand an adapter over without a disk:
 
-    config = peft.LoraConfig(**lora_config(adapter))
-    model = peft.get_peft_model(llm, config)
+    model = peft.get_peft_model(llm, peft.LoraConfig(**lora_config(adapter)))
     peft.set_peft_model_state_dict(model, state_dict(adapter))
+
+and to see another image with the same model:
+
+    peft.utils.hotswap.hotswap_adapter_from_state_dict(
+        model, state_dict(another, name="default"), "default", model.peft_config["default"]
+    )
 """
 
 from __future__ import annotations
@@ -84,21 +89,23 @@ _CONSTANT: dict[str, Any] = {
 }
 
 
-def state_dict(adapter: Adapter, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+def state_dict(adapter: Adapter, *, dtype: torch.dtype | None = None, name: str | None = None) -> dict[str, Tensor]:
     """The tensors of a PEFT adapter, by the names in its file; of their own memory.
 
     Args:
         adapter: see `adapter_of`.
         dtype: their precision; None keeps that of the weights.
+        name: of the adapter in a model of peft, whose own names have it in them; files have not.
 
     Raises:
         InputError: numbers that the precision cannot hold.
     """
+    own = f".{name}" if name else ""
     tensors: dict[str, Tensor] = {}
     for layer, target in adapter.weights.layout.place_of:
         for letter, factor in zip("AB", adapter.pair(layer, target), strict=True):
-            name = f"{_PREFIX}layers.{layer}.{MODULE_OF[target]}.lora_{letter}.weight"
-            tensors[name] = cast(factor, dtype)
+            module = f"{_PREFIX}layers.{layer}.{MODULE_OF[target]}"
+            tensors[f"{module}.lora_{letter}{own}.weight"] = cast(factor, dtype)
     return tensors
 
 
@@ -138,7 +145,7 @@ def save_folder(
         InputError: the place is taken or cannot be written, or numbers that the precision cannot hold.
     """
     destination = free_folder(Path(folder), ours=FILES, force=force)
-    tensors = state_dict(adapter, dtype)
+    tensors = state_dict(adapter, dtype=dtype)
     written = {
         CONFIG_FILE: json.dumps(whole_config(adapter), indent=2, sort_keys=True).encode(),
         WEIGHTS_FILE: save(tensors, metadata={"format": "pt"}),
