@@ -66,7 +66,7 @@ class LlamaCpp:
         if not self._context:
             raise InputError(f"llama.cpp has no memory for a context of {context} tokens: give a shorter one.")
         self._vocabulary = api.llama_model_get_vocab(self._model)
-        self._length = int(api.llama_n_ctx(self._context))
+        self._length = context  # more at once would end the process
 
     def wear(self, adapter: Template | str | Path | None) -> None:
         """Wear an adapter in place of the one before; None leaves the model bare.
@@ -132,7 +132,7 @@ class LlamaCpp:
 
     def step(self, ids: Sequence[int]) -> int:
         """Read further tokens and give the most likely next one."""
-        tokens = (self._api.llama_token * len(ids))(*ids)
+        tokens = (self._api.llama_token * self._fitting(len(ids)))(*ids)
         self._decode(self._api.llama_batch_get_one(tokens, len(ids)))
         return int(self._row(self._api.llama_get_logits_ith(self._context, -1)).argmax())
 
