@@ -168,7 +168,7 @@ def test_a_place_that_is_taken(tmp_path: Path) -> None:
     path = tmp_path / "a.gguf"
     save_file(adapter_for(), path)
     before = path.read_bytes()
-    with pytest.raises(InputError, match="exists already: give another place, or replace it by force"):
+    with pytest.raises(InputError, match="exists already: give another place, or replace it with force"):
         save_file(adapter_for("qwen3"), path)
     with pytest.raises(InputError, match="is a folder, and one file is to be written"):
         save_file(adapter_for("qwen3"), tmp_path, force=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -157,6 +159,14 @@ def test_nano_answers_in_llama_cpp(eyes: vlora.Eyes, smollm: LlamaCpp) -> None:
         answers.append(smollm.complete(prompt, max_new_tokens=8))
         assert answers[-1] == eyes.ask(image, question, max_new_tokens=8)
     assert len({bare, *answers}) == 4
+
+
+def test_the_example() -> None:
+    script = ROOT / "examples" / "llama_cpp_sees.py"
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "llama.cpp, seeing     green\n" in done.stdout
+    assert "0 visual tokens" in done.stdout
 
 
 @pytest.fixture(scope="module")

@@ -155,7 +155,7 @@ def test_an_identity_of_the_future(tmp_path: Path) -> None:
 def test_a_place_that_is_taken(tmp_path: Path) -> None:
     save_folder(adapter_for(), tmp_path / "out")
     before = (tmp_path / "out" / WEIGHTS_FILE).read_bytes()
-    with pytest.raises(InputError, match="exists already: give another place, or replace it by force"):
+    with pytest.raises(InputError, match="exists already: give another place, or replace it with force"):
         save_folder(adapter_for(("v",)), tmp_path / "out")
     assert (tmp_path / "out" / WEIGHTS_FILE).read_bytes() == before
     save_folder(adapter_for(("v",)), tmp_path / "out", force=True)

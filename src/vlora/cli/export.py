@@ -74,12 +74,10 @@ def export(
 
 def _check_place(output: Path, to: str, force: bool) -> None:
     from ..export.peft import FILES
-    from ..export.place import free_file, free_folder
+    from ..export.place import check_anchor, free_file, free_folder
 
-    if to == "peft":
-        free_folder(output, ours=FILES, force=force)
-    else:
-        free_file(output, force=force)
+    place = free_folder(output, ours=FILES, force=force) if to == "peft" else free_file(output, force=force)
+    check_anchor(place)
 
 
 def _write(adapter: Adapter, output: Path, to: str, dtype: str, force: bool) -> dict[str, int]:

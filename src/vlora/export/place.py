@@ -36,7 +36,7 @@ def free_folder(destination: Path, *, ours: Collection[str] = (), force: bool = 
         raise InputError(f"{destination} exists already and is no empty folder: give another place.")
     if foreign:
         raise InputError(f"{destination} holds {foreign[0]}, which would be lost: give another place.")
-    raise InputError(f"{destination} exists already: give another place, or replace it by force.")
+    raise InputError(f"{destination} exists already: give another place, or replace it with force (--force).")
 
 
 def free_file(destination: Path, *, force: bool = False) -> Path:
@@ -52,8 +52,23 @@ def free_file(destination: Path, *, force: bool = False) -> Path:
     if destination.is_dir():
         raise InputError(f"{destination} is a folder, and one file is to be written: give the name of a file.")
     if destination.exists() and not force:
-        raise InputError(f"{destination} exists already: give another place, or replace it by force.")
+        raise InputError(f"{destination} exists already: give another place, or replace it with force (--force).")
     return destination.absolute()
+
+
+def check_anchor(destination: Path) -> Path:
+    """The folder that exists already, in which or below which something will be made.
+
+    Args:
+        destination: absolute.
+
+    Raises:
+        InputError: a file stands in the way.
+    """
+    anchor = next(parent for parent in destination.parents if parent.exists())
+    if not anchor.is_dir():
+        raise InputError(f"{destination} cannot be made, for {anchor} is no folder: give another place.")
+    return anchor
 
 
 @contextmanager
@@ -97,12 +112,12 @@ def appearing_file(destination: Path, nbytes: int) -> Generator[Path]:
 @contextmanager
 def _beside(destination: Path, nbytes: int) -> Generator[Path]:
     """A hidden folder on the same disk; whatever of it is left at the end of the block goes, if that fails."""
-    anchor = next(parent for parent in destination.parents if parent.exists())
-    if not anchor.is_dir():
-        raise InputError(f"{destination} cannot be made, for {anchor} is no folder: give another place.")
+    anchor = check_anchor(destination)
     free = shutil.disk_usage(anchor).free
     if free < nbytes:
-        needs, left = (f"{number / 1e9:.1f} GB" for number in (nbytes, free))
+        needs, left = (
+            f"{number / 1e9:.1f} GB" if nbytes >= 1e8 else f"{number / 1e6:.1f} MB" for number in (nbytes, free)
+        )
         raise InputError(f"{destination} needs {needs} and {anchor} has {left} left: give another place.")
     folder: Path | None = None
     try:
