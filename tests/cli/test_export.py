@@ -61,6 +61,14 @@ def test_a_folder_for_peft(run: Run, matrices: vlora.Eyes, photo: Path, tmp_path
         torch.testing.assert_close(adapted(**inputs).logits, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.usefixtures("matrices")
+def test_a_folder_for_sglang(run: Run, photo: Path, tmp_path: Path) -> None:
+    result = run("export", photo, "-o", tmp_path / "out", "--to", "sglang", "--json")
+    assert result.exit_code == 0, result.stderr
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert config["target_modules"] == ["down_proj", "k_proj", "q_proj", "v_proj"]
+
+
 def test_a_file_for_llama_cpp(run: Run, matrices: vlora.Eyes, photo: Path, tmp_path: Path) -> None:
     path = tmp_path / "out.gguf"
     result = run("export", photo, "-o", path, "--to", "gguf", "--dtype", "float16", "--base-model", "me/tiny", "--json")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
 
 from tests.helpers import images, plain_llm, shared_model, tiny_llm, tiny_model
 from vlora.errors import CheckpointError, InputError, UnsupportedModel
-from vlora.export.adapter import Origin, adapter_of, base_of, cast, check_base, tensor_origin
+from vlora.export.adapter import Origin, adapter_of, base_of, cast, check_base, completed, tensor_origin
 from vlora.model import PerceptualWeights, VLoRAForConditionalGeneration
 from vlora.model.assemble import fingerprint
+from vlora.model.inject import MODULE_OF
 from vlora.model.weights import MERGEABLE
 
 
@@ -70,7 +72,8 @@ def test_an_adapter_keeps_its_numbers() -> None:
 def test_the_base() -> None:
     model = shared_model("qwen3", targets=MERGEABLE)
     base = base_of(model, name="owner/name", form="4 bits")
-    assert dataclasses.astuple(base)[1:] == ("qwen3", 4, 2, "owner/name", "4 bits")
+    widths = {"q": 64, "k": 32, "v": 32, "gate": 80, "up": 80}
+    assert dataclasses.astuple(base)[1:] == ("qwen3", 4, 2, widths, "owner/name", "4 bits")
     assert base.fingerprint == fingerprint(plain_llm(model).model)
 
 
@@ -98,6 +101,42 @@ def test_the_base_is_checked() -> None:
 def test_what_is_no_language_model_is_refused() -> None:
     with pytest.raises(InputError, match="Linear is no language model"):
         check_base("0", torch.nn.Linear(1, 1), what="The adapter", name=None)
+
+
+@pytest.mark.parametrize("options", [{}, {"factors": "ab", "static_rank": 2}], ids=str)
+@pytest.mark.parametrize(
+    ("targets", "whole"),
+    [
+        (("v", "up"), ("q", "k", "v", "gate", "up")),
+        (("k", "o"), ("q", "k", "v", "o")),
+        (("gate", "down"), ("gate", "up", "down")),
+    ],
+)
+def test_what_engines_fuse_is_completed(
+    targets: tuple[str, ...], whole: tuple[str, ...], options: dict[str, Any]
+) -> None:
+    model = shared_model(targets=targets, **options)
+    adapter = adapter_of(weights_of(model), base_of(model))
+    complete = completed(adapter)
+    assert (complete.targets, complete.rank, complete.alpha) == (whole, adapter.rank, adapter.alpha)
+    for place in complete.weights.layout.places:
+        found = complete.weights.delta(place.layer, place.target)
+        assert found.shape[1:] == (place.in_dim, place.out_dim)
+        if place.target in targets:
+            torch.testing.assert_close(found, adapter.weights.delta(place.layer, place.target), rtol=0, atol=0)
+        else:
+            assert not found.any()
+            linear = model.model.language_model.layers[place.layer].get_submodule(MODULE_OF[place.target])
+            assert (place.in_dim, place.out_dim) == (linear.in_features, linear.out_features)
+
+
+def test_what_is_complete_stays_as_it_is() -> None:
+    model = shared_model(targets=MERGEABLE)
+    adapter = adapter_of(weights_of(model), base_of(model))
+    assert completed(adapter) is adapter
+    model = shared_model(targets=("o", "down"))
+    adapter = adapter_of(weights_of(model), base_of(model))
+    assert completed(adapter) is adapter
 
 
 def test_origins() -> None:

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 def export(
     image: Annotated[str, typer.Argument(help="A PNG, JPEG, WEBP, GIF, BMP or TIFF file; - reads it from stdin.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="PATH", help="A folder for peft, a file for gguf; not there yet.")
+        Path, typer.Option("--output", "-o", metavar="PATH", help="A folder, or for gguf a file; not there yet.")
     ],
     to: Annotated[
-        Literal["peft", "gguf"], typer.Option(help="peft: a folder for peft, vLLM and SGLang; gguf: for llama.cpp.")
+        Literal["peft", "sglang", "gguf"],
+        typer.Option(help="peft: a folder for peft and vLLM; sglang: one for SGLang; gguf: a file for llama.cpp."),
     ] = "peft",
     more: Annotated[
         list[str] | None,
@@ -76,17 +77,18 @@ def _check_place(output: Path, to: str, force: bool) -> None:
     from ..export.peft import FILES
     from ..export.place import check_anchor, free_file, free_folder
 
-    place = free_folder(output, ours=FILES, force=force) if to == "peft" else free_file(output, force=force)
+    place = free_folder(output, ours=FILES, force=force) if to != "gguf" else free_file(output, force=force)
     check_anchor(place)
 
 
 def _write(adapter: Adapter, output: Path, to: str, dtype: str, force: bool) -> dict[str, int]:
     """Bytes of each file."""
     from ..export import gguf, peft
-    from ..export.adapter import DTYPES
+    from ..export.adapter import DTYPES, completed
 
     if to == "gguf":
         return {output.name: gguf.save_file(adapter, output, dtype=DTYPES[dtype], force=force)}
+    adapter = completed(adapter) if to == "sglang" else adapter
     return peft.save_folder(adapter, output, dtype=DTYPES[dtype], force=force)
 
 

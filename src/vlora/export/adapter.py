@@ -11,18 +11,21 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, InputError, UnsupportedModel
-from ..model import PerceptualWeights, VLoRAForConditionalGeneration
+from ..model import VLoRAForConditionalGeneration
 from ..model.assemble import fingerprint
-from ..model.weights import MERGEABLE
+from ..model.inject import find_places
+from ..model.weights import MERGEABLE, PerceptualWeights, Place
 
+# Engines read each of these in one matrix product.
+FUSED = (("q", "k", "v"), ("gate", "up"))
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -35,6 +38,7 @@ class Base:
         family: its `model_type` in transformers.
         heads: attention heads.
         kv_heads: key-value heads.
+        widths: out_dim of the matrices that engines fuse, `FUSED`.
         name: a hub id or a folder, if known.
         form: which weights of that name exactly, where there are several.
     """
@@ -43,6 +47,7 @@ class Base:
     family: str
     heads: int
     kv_heads: int
+    widths: Mapping[str, int]
     name: str | None = None
     form: str | None = None
 
@@ -123,11 +128,13 @@ def base_of(model: VLoRAForConditionalGeneration, *, name: str | None = None, fo
             "An image is merged into this model, whose matrices are not those of its base: unmerge it first."
         )
     text = model.config.text_config
+    places = find_places(model.model.language_model, [target for group in FUSED for target in group], [0])
     return Base(
         fingerprint=fingerprint(model.model.language_model),
         family=text.model_type,
         heads=text.num_attention_heads,
         kv_heads=text.num_key_value_heads,
+        widths={place.target: place.out_dim for place in places},
         name=name,
         form=form,
     )
@@ -164,6 +171,34 @@ def adapter_of(weights: PerceptualWeights, base: Base, *, images: Sequence[Origi
     # Out of inference mode, so that peft may use these tensors in whatever way it likes.
     values, b = kept.values.detach().clone(), {place: factor.detach() for place, factor in kept.b.items()}
     return Adapter(PerceptualWeights(values, kept.layout, b), base, tuple(images))
+
+
+def completed(adapter: Adapter) -> Adapter:
+    """The same adapter with a ΔW of zero for each matrix that an engine fuses with one of its targets.
+
+    SGLang takes q, k and v together, and gate and up together, and stumbles over an adapter that has only some of them.
+    """
+    layout = adapter.weights.layout
+    missing = [target for group in FUSED if set(group) & set(adapter.targets) for target in group]
+    missing = [target for target in missing if target not in adapter.targets]
+    if not missing:
+        return adapter
+    fused = {target: group for group in FUSED for target in group}
+    places = list(layout.places)
+    for layer in adapter.layers:
+        for target in missing:
+            like = next(place for place in layout.places if place.layer == layer and place.target in fused[target])
+            places.append(Place(layer, target, like.in_dim, adapter.base.widths[target]))
+    wider = replace(layout, places=tuple(places))
+    blank = torch.zeros(1, wider.numel, dtype=adapter.weights.values.dtype)
+    shared = wider.places if layout.factors == "a" else ()
+    b = {(place.layer, place.target): blank.new_zeros(wider.rank, place.out_dim) for place in shared}
+    weights = PerceptualWeights(blank, wider, b | dict(adapter.weights.b))
+    for place in layout.place_of:
+        for ours, theirs in zip(weights.factors(*place), adapter.weights.factors(*place), strict=True):
+            if ours.data_ptr() != theirs.data_ptr():
+                ours.copy_(theirs)  # a view of `blank`
+    return replace(adapter, weights=weights)
 
 
 def tensor_origin(kind: str, values: Tensor) -> Origin:
