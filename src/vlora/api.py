@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, TypeAlias, cast, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, cast, overload
 
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
-from .data.images import ImageLike, open_image
+from .data.images import ImageLike, image_hash, open_image
 from .data.prompts import render, tokenize
 from .errors import InputError
 from .model import PerceptualWeights, VisualParameters, VLoRAForConditionalGeneration, VLoRAProcessor
+
+if TYPE_CHECKING:
+    from .export.adapter import Adapter, Base, Origin
 
 Seen: TypeAlias = ImageLike | VisualParameters | PerceptualWeights | None
 Looked: TypeAlias = Seen | Sequence[Seen | Sequence[Seen]]
@@ -34,6 +38,7 @@ class Eyes:
         self.model = model.eval()
         self.processor = processor
         self.name = name
+        self._base: Base | None = None
 
     def perceive(self, image: ImageLike | Sequence[ImageLike]) -> VisualParameters:
         """Look at an image, or at several in one batch, once; ask about what was seen as often as you like.
@@ -107,6 +112,41 @@ class Eyes:
         (images,) = sets = _sets(image, question)
         inputs = self.tokens([question], [sum(map(_images, images))])
         return self._pieces(inputs, self._weights(sets), {"max_new_tokens": max_new_tokens, **options})
+
+    def adapter(self, image: Seen | Sequence[Seen], *, base_model: str | None = None) -> Adapter:
+        """What the model would wear for an image, as a LoRA adapter of its plain language model.
+
+        `vlora.export.peft` and `vlora.export.gguf` write it, or hand it over in memory.
+
+        Args:
+            image: as in `ask`; of several, the adapter is the sum of their ΔW.
+            base_model: a hub id or a folder of the language model; default: what is known of it.
+
+        Raises:
+            InputError: no image.
+            ImageError: not a usable image.
+            UnsupportedModel: the model uses a target that no adapter has a place for.
+        """
+        from .export.adapter import adapter_of
+
+        images = _as_set(image)
+        weights = self._weights([images])
+        if weights is None:
+            raise InputError("There is no image to make an adapter of: give at least one.")
+        base = self._base = self._base or self._identify()  # the language model is frozen
+        if base_model is not None:
+            base = replace(base, name=base_model)
+        return adapter_of(weights, base, images=[origin for one in images for origin in _origins(one)])
+
+    def _identify(self) -> Base:
+        """The language model as others know it: by what it was loaded from, if that is not a folder of ours."""
+        from .export.adapter import base_of
+
+        if self.name == "nano":
+            from .nano.parts import LANGUAGE_MODEL_FORM, LANGUAGE_MODEL_NAME
+
+            return base_of(self.model, name=LANGUAGE_MODEL_NAME, form=LANGUAGE_MODEL_FORM)
+        return base_of(self.model, name=self.model.config.text_config._name_or_path or None)
 
     def _pieces(self, inputs: Any, weights: PerceptualWeights | None, options: dict[str, Any]) -> Iterator[str]:
         streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
@@ -212,6 +252,17 @@ def _as_set(image: Any) -> list[Any]:
 def _images(image: Any) -> int:
     """How many images one thing to look at stands for: of what was perceived already, its batch."""
     return len(image) if isinstance(image, VisualParameters | PerceptualWeights) else 1
+
+
+def _origins(image: Any) -> list[Origin]:
+    """What tells later which images an adapter is of."""
+    from .export.adapter import Origin, tensor_origin
+
+    if isinstance(image, VisualParameters):
+        return [tensor_origin("visual parameters", sample) for sample in image.values]
+    if isinstance(image, PerceptualWeights):
+        return [tensor_origin("perceptual weights", sample) for sample in image.values]
+    return [Origin("pixels", image_hash(image))]
 
 
 def _key(image: Seen) -> str | int:

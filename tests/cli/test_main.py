@@ -17,7 +17,7 @@ from tests.cli.conftest import Process, Run
 from vlora.cli._output import command, print_json, printable, say, set_debug
 from vlora.errors import ConfigError, InputError
 
-COMMANDS = ("ask", "convert", "cost", "demo", "train", "evaluate", "inspect", "doctor")
+COMMANDS = ("ask", "convert", "cost", "demo", "train", "evaluate", "export", "inspect", "doctor")
 
 
 def run_body(body: Callable[[], None]) -> tuple[int, str, str]:

@@ -285,7 +285,7 @@ def test_progress_ends_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_disk_that_is_full_from_the_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
-    with pytest.raises(InputError, match=r"out needs 0\.0 GB and .* has 0\.0 GB left"):
+    with pytest.raises(InputError, match=r"out needs 1\.9 MB and .* has 1\.0 MB left"):
         convert_authors(OFFICIAL / "checkpoint", tmp_path / "out")
     assert not any(tmp_path.iterdir())
 

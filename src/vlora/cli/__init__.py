@@ -10,6 +10,7 @@
 | `inspect` | what a model is made of, and the size and rank of each ΔW of an image |
 | `cost` | FLOPs, parameters and bytes by formula, against the same model with visual tokens |
 | `data` | looks at training data, and makes shards of them |
+| `export` | writes an image as a LoRA adapter for peft, vLLM, SGLang or llama.cpp |
 | `convert` | makes a checkpoint of the VLoRA authors one of ours |
 | `doctor` | what is installed, what is missing, and how to get it |
 
@@ -32,6 +33,7 @@ from .data import data
 from .demo import demo
 from .doctor import doctor
 from .evaluate import evaluate
+from .export import export
 from .inspect import inspect
 from .plot import plot
 from .train import train
@@ -66,7 +68,7 @@ def options(
     set_debug(debug)
 
 
-for command in (ask, demo, train, plot, evaluate, inspect, cost, doctor):
+for command in (ask, demo, train, plot, evaluate, inspect, cost, export, doctor):
     app.command()(command)
 app.add_typer(convert, name="convert")
 app.add_typer(data, name="data")

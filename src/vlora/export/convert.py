@@ -7,10 +7,7 @@ tensor, all shapes fit. The folder is made beside its destination and appears wh
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GenerationConfig
 
-from ..errors import InputError, VLoRAError
 from ..model import VLoRAConfig, VLoRAForConditionalGeneration, VLoRAProcessor
 from .authors import GENERATOR, LANGUAGE_MODEL, VISION
+from .place import appearing, free_folder
 from .plan import Piece, bytes_by_dtype, into_shards, make_plan
 from .processor import IMAGE, processor_of
 from .shards import opened
@@ -88,13 +85,13 @@ def convert_authors(
     Raises:
         VLoRAError: whatever is wrong; then nothing was written.
     """
-    destination = _free(Path(destination))
+    destination = free_folder(Path(destination))
     given = read_source(Path(source), _maybe(vision), _maybe(language_model))
     processor, generation = processor_of(given), _generation_config(given)
     pieces, recomputed = make_plan(given)
     shards = into_shards(pieces)
     _finish_config(given.config, processor, pieces)
-    with _appearing(destination, sum(piece.nbytes for piece in pieces)) as folder:
+    with appearing(destination, sum(piece.nbytes for piece in pieces)) as folder:
         for part in (given.config, generation, processor):
             part.save_pretrained(folder)
         _write_shards(folder, shards, progress or (lambda _done, _total: None))
@@ -113,40 +110,6 @@ def convert_authors(
 
 def _maybe(path: str | Path | None) -> Path | None:
     return None if path is None else Path(path)
-
-
-def _free(destination: Path) -> Path:
-    if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
-        raise InputError(f"{destination} exists already and is no empty folder: give another place.")
-    return destination.absolute()
-
-
-@contextmanager
-def _appearing(destination: Path, nbytes: int) -> Generator[Path]:
-    """A folder that takes its place when it is complete, and leaves nothing if it is not."""
-    anchor = next(parent for parent in destination.parents if parent.exists())
-    if not anchor.is_dir():
-        raise InputError(f"{destination} cannot be made, for {anchor} is no folder: give another place.")
-    free = shutil.disk_usage(anchor).free
-    if free < nbytes:
-        raise InputError(
-            f"{destination} needs {nbytes / 1e9:.1f} GB and {anchor} has {free / 1e9:.1f} GB left: give another place."
-        )
-    folder: Path | None = None
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=anchor))
-        yield folder
-        folder.chmod(0o755)  # it was made for the owner only
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        folder.replace(destination)
-    except BaseException as error:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(error, OSError) and not isinstance(error, VLoRAError):
-            raise InputError(
-                f"{destination} cannot be written ({error.strerror or error}): give another place."
-            ) from error
-        raise
 
 
 def _generation_config(given: Source) -> GenerationConfig:

