@@ -3,7 +3,9 @@
     VLoRAError
     ├── InputError            what the user gave cannot be used              (also ValueError)
     │   ├── ImageError        a file or object that is not a usable image
-    │   └── ConfigError       a config file, with every wrong field at once
+    │   ├── ConfigError       a config file, with every wrong field at once
+    │   └── NotInAlbum        a name that no image of an album has           (also KeyError)
+    ├── AlbumError            an album that cannot be read or written, or of another model  (also ValueError)
     ├── ModelNotFound         a model name or folder that does not exist     (also FileNotFoundError)
     ├── CheckpointError       weights missing, damaged, or of another model  (also ValueError)
     ├── UnsupportedModel      an architecture that cannot wear weights       (also ValueError)
@@ -44,6 +46,17 @@ class ConfigError(InputError):
         plural = "" if len(self.problems) == 1 else "s"
         lines = "".join(f"\n  {problem}" for problem in self.problems)
         super().__init__(f"{source} has {len(self.problems)} wrong field{plural}:{lines}")
+
+
+class NotInAlbum(InputError, KeyError):
+    """A name that no image of an album has, or that several different ones have."""
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)  # KeyError would print the quotes and escapes of a repr
+
+
+class AlbumError(VLoRAError, ValueError):
+    """An album that is missing, damaged, busy, full, or belongs to another model."""
 
 
 class ModelNotFound(VLoRAError, FileNotFoundError):

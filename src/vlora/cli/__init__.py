@@ -2,7 +2,9 @@
 
 | command | what it does |
 |---|---|
-| `ask` | answers a question about an image |
+| `ask` | answers a question about an image, or about the images of an album |
+| `encode` | looks at many images once, and keeps what was seen in an album |
+| `album` | says what is in an album, checks, exports, joins and prunes it |
 | `demo` | answers questions about the images of this repository |
 | `train` | trains a generator from a config file |
 | `evaluate` | accuracy on a task, with 95 % intervals and controls |
@@ -28,6 +30,7 @@ from .convert import convert
 from .cost import cost
 from .demo import demo
 from .doctor import doctor
+from .encode import encode
 from .evaluate import evaluate
 from .inspect import inspect
 from .train import train
@@ -62,7 +65,7 @@ def options(
     set_debug(debug)
 
 
-for command in (ask, demo, train, evaluate, inspect, cost, doctor):
+for command in (ask, encode, demo, train, evaluate, inspect, cost, doctor):
     app.command()(command)
 app.add_typer(convert, name="convert")
 
