@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .encoding import Progress, Report, encode
     from .entries import Entry
     from .identity import Eyes
+    from .upkeep import export, merge, prune, verify
 
 # Found when they are asked for: `vlora --help` looks in here, and must not import torch.
 _HOME = {
@@ -40,8 +41,27 @@ _HOME = {
     "Progress": "encoding",
     "Report": "encoding",
     "encode": "encoding",
+    "export": "upkeep",
+    "merge": "upkeep",
+    "prune": "upkeep",
+    "verify": "upkeep",
 }
-__all__ = ["Album", "Answer", "Entry", "Info", "Problem", "Progress", "Report", "encode", "is_album", "open"]
+__all__ = [
+    "Album",
+    "Answer",
+    "Entry",
+    "Info",
+    "Problem",
+    "Progress",
+    "Report",
+    "encode",
+    "export",
+    "is_album",
+    "merge",
+    "open",
+    "prune",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -50,7 +70,7 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(f".{_HOME[name]}", __name__), name)
 
 
-def open(folder: str | Path, *, eyes: Eyes | None = None) -> Album:  # noqa: A001 - `vlora.album.open` says it best
+def open(folder: str | Path, *, eyes: Eyes | None = None) -> Album:
     """Open an album.
 
     Args:

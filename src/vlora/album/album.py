@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from ..errors import AlbumError, InputError
 from ..model import VisualParameters
 from .entries import Entry, every, named, the_one
 from .identity import Eyes, Identity
-from .index import INDEX, SHARDS, Index
+from .index import INDEX, SHARDS, Index, one_sentence
 from .shards import Packed, Precision, Shards, check_precision, checksums, pack, unpack
 
 
@@ -127,13 +127,16 @@ class Album(Mapping[str, VisualParameters]):
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str | Path) and bool(named(self.index, name))
 
-    __eq__ = object.__eq__  # a mapping would compare by reading all of both
-    __hash__ = object.__hash__
+    def __eq__(self, other: object) -> bool:
+        return self is other  # a mapping would read all of both
+
+    def __hash__(self) -> int:
+        return id(self)
 
     def __repr__(self) -> str:
         return f"Album({str(self.folder)!r}, {len(self)} files, {self.dtype}, model {self.model!r})"
 
-    def __enter__(self) -> Album:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -188,6 +191,12 @@ class Album(Mapping[str, VisualParameters]):
             created=self.created,
             version=self.version,
         )
+
+    def leftovers(self) -> list[str]:
+        """Files in the folder of shards that the index does not name."""
+        known = {row[0] for row in self.index.rows("SELECT name FROM shards")}
+        with one_sentence(self.folder):
+            return sorted(path.name for path in self.shards.folder.iterdir() if path.name not in known)
 
     # ---- using --------------------------------------------------------------------------------------
 
@@ -258,8 +267,8 @@ class Album(Mapping[str, VisualParameters]):
     def damaged(self, what: str) -> AlbumError:
         """The error of a damage that concerns some images only."""
         return AlbumError(
-            f"The album {str(self.folder)!r} is damaged, {what}: `vlora album verify` shows how much, `vlora album prune "
-            "--damaged` takes it out, and `vlora encode` encodes it again."
+            f"The album {str(self.folder)!r} is damaged, {what}: `vlora album verify` shows how much, `vlora album "
+            "prune --damaged` takes it out, and `vlora encode` encodes it again."
         )
 
     def ask(

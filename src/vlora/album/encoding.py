@@ -176,7 +176,7 @@ def _decoded(decoder: Decoder, waiting: Any, batch_size: int, workers: int) -> I
         batch_size=None,
         num_workers=workers,
         prefetch_factor=ahead,
-        collate_fn=_as_it_is,
+        collate_fn=_as_it_is,  # type: ignore[arg-type]
     )
     try:
         yield from loader
@@ -184,8 +184,8 @@ def _decoded(decoder: Decoder, waiting: Any, batch_size: int, workers: int) -> I
         if "DataLoader worker" not in str(error):
             raise
         raise AlbumError(
-            f"A decoding worker of the album {str(decoder.album)!r} was killed, for want of memory perhaps: nothing "
-            "committed is lost; run this again, with fewer --workers."
+            "A decoding worker was killed, for want of memory perhaps: what was committed is not lost; run this again, "
+            "with fewer --workers."
         ) from error
 
 

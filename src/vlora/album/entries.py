@@ -144,8 +144,8 @@ def the_one(index: Index, name: str | Path) -> Entry:
     found = named(index, name)
     if not found:
         raise NotInAlbum(
-            f"There is no {os.fspath(name)!r} in the album {str(index.folder)!r}: give the end of a path, or {HASH} and "
-            "the first digits of a picture's hash; `vlora album info --list` shows all."
+            f"There is no {os.fspath(name)!r} in the album {str(index.folder)!r}: give the end of a path, or {HASH} "
+            "and the first digits of a picture's hash; `vlora album info --list` shows all."
         )
     if len({entry.image for entry in found}) > 1:
         paths = ", ".join(entry.path for entry in found[:SHOWN])

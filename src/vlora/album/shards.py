@@ -184,6 +184,6 @@ class Shards:
 
     def _damaged(self, name: str) -> AlbumError:
         return AlbumError(
-            f"The shard {name} of the album {str(self.folder.parent)!r} is damaged: `vlora album prune --damaged` takes "
-            "its images out, and `vlora encode` then encodes them again."
+            f"The shard {name} of the album {str(self.folder.parent)!r} is damaged: `vlora album prune --damaged` "
+            "takes its images out, and `vlora encode` then encodes them again."
         )

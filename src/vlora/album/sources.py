@@ -18,7 +18,6 @@ import tarfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from ..data.images import MAX_BYTES
@@ -75,7 +74,7 @@ def check(sources: Sequence[str | os.PathLike[str]]) -> None:
     """
     if not sources:
         raise InputError("There is nothing to encode: name folders, images, tars, or lists of paths.")
-    for source in map(os.fspath, sources):
+    for source in (os.fspath(source) for source in sources):
         if not os.path.exists(source):
             raise InputError(f"{source!r} does not exist: name folders, images, tars, or lists of paths.")
 
@@ -142,7 +141,7 @@ class Search:
                 for member in tar:
                     if not member.isdir() and self._is_image(member.name):
                         yield self._member(tar, member, Found(f"{path}{INSIDE}{member.name}", member.size, time, path))
-                    tar.members = []  # it would keep them all
+                    tar.members = []  # type: ignore[attr-defined]  # it would keep them all
         except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
             text = " ".join(str(error).split()) or type(error).__name__
             yield Found(_shown(path), reason=f"{_shown(path)} is cut off or not a tar ({text}): get it again.")

@@ -185,12 +185,6 @@ class Writer(Album):
             self._remove(left)
         return len(left)
 
-    def leftovers(self) -> list[str]:
-        """Files in the folder of shards that the index does not name."""
-        known = {row[0] for row in self.index.rows("SELECT name FROM shards")}
-        with one_sentence(self.folder):
-            return sorted(path.name for path in self.shards.folder.iterdir() if path.name not in known)
-
     def compact(self, *, least: int = SMALL) -> None:
         """Join shards that are not full, and drop the rows that no picture of the index uses.
 

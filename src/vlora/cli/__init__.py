@@ -25,6 +25,7 @@ import typer
 
 from .. import __version__
 from ._output import set_debug
+from .album import album
 from .ask import ask
 from .convert import convert
 from .cost import cost
@@ -67,6 +68,7 @@ def options(
 
 for command in (ask, encode, demo, train, evaluate, inspect, cost, doctor):
     app.command()(command)
+app.add_typer(album, name="album")
 app.add_typer(convert, name="convert")
 
 

@@ -47,8 +47,8 @@ def ask_album(
     total = sum(1 for _ in album.select(*(patterns or ())))
     if not total:
         raise InputError(
-            f"No image of the album {str(folder)!r} fits {', '.join(patterns or ['--all'])}: `vlora album info {folder} "
-            "--list` shows their paths."
+            f"No image of the album {str(folder)!r} fits {', '.join(patterns or ['--all'])}: `vlora album info "
+            f"{folder} --list` shows their paths."
         )
     name = model or _model_of(album)
     eyes, load_ms = load_eyes(name, device)

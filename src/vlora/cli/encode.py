@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -35,28 +36,37 @@ def encode(
         Literal["float32", "bfloat16", "int8"] | None,
         typer.Option(help="Precision of what is stored; default: the album's, float32 for a new one."),
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="On a Ray cluster: auto, host:port, or local to start one here."),
+    ] = None,
     reread: Annotated[bool, typer.Option("--reread", help="Read files again that look unchanged.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Look at many images once, and keep what was seen in an album."""
+    from .. import album as albums
+    from .. import loading
+    from ..album.cluster import encode_on_cluster, require_ray
     from ..album.sources import check
 
     check(paths)  # before the model is loaded, which takes seconds
-    eyes, _ = load_eyes(model, device)
-    from ..album import encode as run
-
+    if ray is not None:
+        require_ray()
+    name = _name(model)
+    eyes, _ = load_eyes(name, device)
+    wishes: dict[str, Any] = {
+        "batch_size": batch_size,
+        "workers": workers,
+        "dtype": dtype,
+        "model": name,
+        "reread": reread,
+    }
     with _progress() as progress:
-        report = run(
-            eyes,
-            paths,
-            album,
-            batch_size=batch_size,
-            workers=workers,
-            dtype=dtype,
-            model=_name(model),
-            reread=reread,
-            progress=progress,
-        )
+        if ray is None:
+            report = albums.encode(eyes, paths, album, progress=progress, **wishes)
+        else:
+            again = functools.partial(loading.load, name, device=device)
+            report = encode_on_cluster(eyes, paths, album, address=ray, load=again, progress=progress, **wishes)
     if as_json:
         print_json(report.to_dict())
     else:
