@@ -57,7 +57,6 @@ class Info:
         bytes_per_image: of its parameters, as they are stored.
         bytes: of shards and index.
         created: when.
-        version: of the program that made it.
     """
 
     album: str
@@ -73,7 +72,6 @@ class Info:
     bytes_per_image: int
     bytes: int
     created: str
-    version: str
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -106,7 +104,7 @@ class Album(Mapping[str, VisualParameters]):
             self.shape = (targets, layers, dim)
             self.dtype: Precision = meta["dtype"]  # type: ignore[assignment]
             check_precision(self.dtype)
-            self.created, self.version = meta["created"], meta["version"]
+            self.created = meta["created"]
         except (KeyError, ValueError) as error:
             raise AlbumError(
                 f"The album {str(folder)!r} has a damaged index (what it says of its model cannot be read): restore "
@@ -189,7 +187,6 @@ class Album(Mapping[str, VisualParameters]):
             bytes_per_image=sum(tensor.nbytes for tensor in per_image.values()),
             bytes=value("SELECT TOTAL(bytes) FROM shards").__int__() + (self.folder / INDEX).stat().st_size,
             created=self.created,
-            version=self.version,
         )
 
     def leftovers(self) -> list[str]:

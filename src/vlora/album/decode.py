@@ -54,8 +54,13 @@ class Decoder:
     """
 
     def __init__(self, image_processor: Any, album: Path | None = None) -> None:
-        self.image_processor = image_processor
-        self.index = None if album is None else Index(album)  # opened where it is used, in the worker
+        self.image_processor, self.album = image_processor, album
+        self._index: Index | None = None  # opened where it is used, in the worker
+
+    def close(self) -> None:
+        """Close the index of the album."""
+        if self._index is not None:
+            self._index.release()
 
     def __getitem__(self, found: Found) -> Decoded:
         """Read one image; for a DataLoader, of which places are the indices."""
@@ -86,8 +91,11 @@ class Decoder:
         return self.image_processor([picture], return_tensors="pt")["pixel_values"][0].numpy()
 
     def _one(self, query: str, value: str) -> Any:
+        if self.album is None:
+            return None
         try:
-            return None if self.index is None else self.index.value(query, [value])
+            self._index = self._index or Index(self.album)
+            return self._index.value(query, [value])
         except AlbumError:  # no reason to stop here: the writer will look again, and tell
             return None
 

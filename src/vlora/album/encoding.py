@@ -10,6 +10,7 @@ Run again after a crash, the same command walks the same way and finds most of i
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -165,6 +166,7 @@ def _run(eyes: Eyes, work: Work, decoder: Decoder, waiting: Any, batch_size: int
             _finish(eyes, work, batch)
             batch, fresh = [], set()
     _finish(eyes, work, batch)
+    decoder.close()
 
 
 def _decoded(decoder: Decoder, waiting: Any, batch_size: int, workers: int) -> Iterator[Decoded]:
@@ -177,6 +179,7 @@ def _decoded(decoder: Decoder, waiting: Any, batch_size: int, workers: int) -> I
         num_workers=workers,
         prefetch_factor=ahead,
         collate_fn=_as_it_is,  # type: ignore[arg-type]
+        worker_init_fn=_end_with_parent,
     )
     try:
         yield from loader
@@ -187,6 +190,22 @@ def _decoded(decoder: Decoder, waiting: Any, batch_size: int, workers: int) -> I
             "A decoding worker was killed, for want of memory perhaps: what was committed is not lost; run this again, "
             "with fewer --workers."
         ) from error
+
+
+def _end_with_parent(_worker: int) -> None:
+    """End a worker whose parent was killed.
+
+    torch looks for that too, but a worker that is writing a picture into a full pipe never gets there: the other
+    workers hold the reading end open.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _as_it_is(decoded: Decoded) -> Decoded:

@@ -142,6 +142,8 @@ class Search:
                     if not member.isdir() and self._is_image(member.name):
                         yield self._member(tar, member, Found(f"{path}{INSIDE}{member.name}", member.size, time, path))
                     tar.members = []  # type: ignore[attr-defined]  # it would keep them all
+                if plain and not _ends(path, tar.offset):
+                    raise tarfile.ReadError("it has no end")
         except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
             text = " ".join(str(error).split()) or type(error).__name__
             yield Found(_shown(path), reason=f"{_shown(path)} is cut off or not a tar ({text}): get it again.")
@@ -163,6 +165,13 @@ class Search:
             return True
         self.passed_over[os.path.splitext(name)[1].lower()] += 1
         return False
+
+
+def _ends(path: str, offset: int) -> bool:
+    """Whether a tar has its end mark, a block of zeros, after the last member; tarfile takes any end for one."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
 
 
 def _file(path: str) -> Found:

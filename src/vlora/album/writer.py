@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-from .. import __version__
 from ..errors import AlbumError, InputError
 from .album import Album, Problem
 from .entries import Entry
@@ -90,8 +89,12 @@ class Writer(Album):
         with one_sentence(folder):
             (folder / SHARDS).mkdir(parents=True, exist_ok=True)
         created = datetime.now(UTC).isoformat(timespec="seconds")
-        more = {"dtype": dtype or "float32", "created": created, "version": __version__}
-        Index(folder, writable=True).create(meta | more)
+        more = {"dtype": dtype or "float32", "created": created}
+        index = Index(folder, writable=True)
+        try:
+            index.create(meta | more)
+        finally:
+            index.release()
         writer = Writer(folder)
         if dtype not in (None, writer.dtype):
             raise InputError(

@@ -54,7 +54,7 @@ def info(
     )
     say(f"parameters  {targets} targets x {layers} layers x {dim}, {facts.dtype}")
     say(f"model       {facts.model}  (generator {facts.identity.generator[:12]})")
-    say(f"made        {facts.created} by vlora {facts.version}")
+    say(f"made        {facts.created}")
     if facts.unused:
         say(f"unused      {facts.unused} pictures that no file shows: `vlora album prune {folder}` takes them out")
     for entry in opened.select() if listing else ():
