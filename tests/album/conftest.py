@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +50,17 @@ def draw(path: Path, seed: int, size: tuple[int, int] = (20, 24)) -> Path:
     pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
     return path
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Generator[Path]:
+    """In memory where that can be: an album waits for the disk at every commit, and these tests make many."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

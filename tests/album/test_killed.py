@@ -37,5 +37,5 @@ def test_at_random_moments(tmp_path: Path) -> None:
 
 
 def test_at_every_step_of_a_commit(tmp_path: Path) -> None:
-    result = killed("steps", tmp_path, 9)
+    result = killed("steps", tmp_path, 31)
     assert result["kills"] > 20

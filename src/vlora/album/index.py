@@ -44,19 +44,19 @@ WAIT_SECONDS = 120.0  # for another writer, which holds the lock for one batch
 CHUNK = 400  # names in one question; old builds of SQLite take 999
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS shards (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, rows INTEGER NOT NULL,
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE shards (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, rows INTEGER NOT NULL,
     bytes INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS images (hash TEXT PRIMARY KEY, shard INTEGER NOT NULL REFERENCES shards (id),
+CREATE TABLE images (hash TEXT PRIMARY KEY, shard INTEGER NOT NULL REFERENCES shards (id),
     row INTEGER NOT NULL, sum TEXT NOT NULL, width INTEGER NOT NULL, height INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, name TEXT NOT NULL, archive TEXT,
+CREATE TABLE files (path TEXT PRIMARY KEY, name TEXT NOT NULL, archive TEXT,
     image TEXT NOT NULL REFERENCES images (hash), bytes INTEGER NOT NULL, time INTEGER NOT NULL, file TEXT NOT NULL,
     added REAL NOT NULL, seal TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS problems (path TEXT PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS images_by_shard ON images (shard);
-CREATE INDEX IF NOT EXISTS files_by_name ON files (name);
-CREATE INDEX IF NOT EXISTS files_by_image ON files (image);
-CREATE INDEX IF NOT EXISTS files_by_file ON files (file);
+CREATE TABLE problems (path TEXT PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX images_by_shard ON images (shard);
+CREATE INDEX files_by_name ON files (name);
+CREATE INDEX files_by_image ON files (image);
+CREATE INDEX files_by_file ON files (file);
 """
 
 
@@ -118,9 +118,10 @@ class Index:
     def create(self, meta: dict[str, str]) -> None:
         """Make the tables, unless they are there; of two that come at once the second finds those of the first."""
         with self.transaction():
-            for statement in filter(str.strip, _SCHEMA.split(";")):
-                self.rows(statement)
-            if not self.rows("SELECT 1 FROM meta"):
+            # Nothing is made anew in an index that lacks something: `meta` tells that it is damaged.
+            if not self.rows("SELECT 1 FROM sqlite_master"):
+                for statement in filter(str.strip, _SCHEMA.split(";")):
+                    self.rows(statement)
                 self.many("INSERT INTO meta VALUES (?, ?)", meta.items())
                 self.rows(f"PRAGMA application_id = {APPLICATION}")
                 self.rows(f"PRAGMA user_version = {FORMAT_VERSION}")

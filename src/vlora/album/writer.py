@@ -188,13 +188,13 @@ class Writer(Album):
             self._remove(left)
         return len(left)
 
-    def compact(self, *, least: int = SMALL) -> None:
+    def compact(self, *, least: int | None = None) -> None:
         """Join shards that are not full, and drop the rows that no picture of the index uses.
 
         Args:
-            least: of so many shards that are not full; fewer are left as they are.
+            least: of so many shards that are not full, fewer are left as they are; None: `SMALL`.
         """
-        self._since_compaction = 0
+        self._since_compaction, least = 0, least or SMALL
         while self._compact_once(least):
             least = 2
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import AlbumError, InputError
 from ._eyes import load_eyes, milliseconds
-from ._output import note, out, print_json, printable, say
+from ._output import note, out, print_json, printable
 
 if TYPE_CHECKING:
     from ..album import Album, Answer
@@ -89,7 +89,7 @@ def _show(answers: Sequence[Answer]) -> None:
     """A table for a person, lines with a tab for a pipe."""
     if not sys.stdout.isatty():
         for one in answers:
-            say(f"{one.entry.path}\t{' '.join(one.text.split())}")
+            sys.stdout.write(printable(f"{one.entry.path}\t{' '.join(one.text.split())}\n"))
         return
     from rich import box
     from rich.table import Table
