@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ from .writer import Writer
 
 LOCAL = "local"
 MANY_BLOCKS = 10_000
+KNOCK_SECONDS = 5.0
 MANY_CORES, CORES_PER_ACTOR = 8, 4
 
 Batch = dict[str, Any]
@@ -231,11 +233,12 @@ def _ray(address: str) -> Generator[Any]:
     import ray
     import ray.data
 
+    _knock(address)
     where = {"include_dashboard": False} if address == LOCAL else {"address": address}
     try:
         ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)  # type: ignore[arg-type]
     except Exception as error:  # whatever the network says
-        raise _failed(error, f"There is no Ray cluster at {address!r}") from error
+        raise _nobody(address, error) from error
     settings: Any = ray.data.DataContext.get_current()
     settings.enable_progress_bars = settings.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -245,10 +248,32 @@ def _ray(address: str) -> Generator[Any]:
         ray.shutdown()
 
 
-def _failed(error: Exception, what: str = "The Ray cluster failed") -> AlbumError:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = (lines[-1] if lines else type(error).__name__).rstrip(".")[:200]
+def _knock(address: str) -> None:
+    """Find out in seconds that nobody is there, for which Ray takes minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise _nobody(address, error) from error
+
+
+def _nobody(address: str, error: Exception) -> AlbumError:
     return AlbumError(
-        f"{what} ({reason}): what was committed is not lost; check it with `ray status`, or give --ray local, and run "
+        f"There is no Ray cluster at {address!r} ({_reason(error)}): give the address that `ray start --head` prints, "
+        "auto on one of its machines, or local to start one here."
+    )
+
+
+def _failed(error: Exception) -> AlbumError:
+    return AlbumError(
+        f"The Ray cluster failed ({_reason(error)}): what was committed is not lost; look at `ray status`, and run "
         "this again."
     )
+
+
+def _reason(error: Exception) -> str:
+    """The last line: what Ray says first is where, not what."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__).rstrip(".")[:200]
