@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import subprocess
 import tarfile
 from collections.abc import Generator
@@ -186,6 +187,20 @@ def test_picture_that_is_taken_out_meanwhile(
     assert pruned == [1]
     assert report.encoded == 1
     assert "n3.png" in vlora.album.open(album)
+    clean(album)
+
+
+def kill_myself(*_: object, **__: object) -> None:
+    """What a decoder does that runs out of memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_killed_decoding_worker(album: Path, photos: Path, eyes: Eyes, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw(photos / "new.png", 70)
+    monkeypatch.setattr("vlora.album.decode.open_image", kill_myself)
+    with pytest.raises(AlbumError, match="decoding worker was killed"):
+        encode(eyes, photos, album, workers=1)
+    assert len(vlora.album.open(album)) == 11
     clean(album)
 
 

@@ -15,11 +15,13 @@
         ...
 
 A picture is stored once, under the hash of its pixels, whatever files show it. What a crash can cost, and why no more
-than one batch, stands in `index.py`; what else can be done with an album, in `upkeep.py`.
+than one batch, stands in `index.py`; what else can be done with an album, in `upkeep.py` and
+`exchange.py`.
 """
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,8 +30,9 @@ if TYPE_CHECKING:
     from .album import Album, Answer, Info, Problem
     from .encoding import Progress, Report, encode
     from .entries import Entry
+    from .exchange import export, merge
     from .identity import Eyes
-    from .upkeep import export, merge, prune, verify
+    from .upkeep import prune, verify
 
 # Found when they are asked for: `vlora --help` looks in here, and must not import torch.
 _HOME = {
@@ -41,8 +44,8 @@ _HOME = {
     "Progress": "encoding",
     "Report": "encoding",
     "encode": "encoding",
-    "export": "upkeep",
-    "merge": "upkeep",
+    "export": "exchange",
+    "merge": "exchange",
     "prune": "upkeep",
     "verify": "upkeep",
 }
@@ -92,4 +95,4 @@ def is_album(folder: str | Path) -> bool:
     """Whether a path is the folder of an album."""
     from .index import INDEX
 
-    return (Path(folder) / INDEX).is_file()
+    return os.path.isfile(os.path.join(folder, INDEX))  # False, too, for what cannot be a path

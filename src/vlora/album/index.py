@@ -28,6 +28,7 @@ are those of the file system; a network drive without working locks is no place 
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -133,8 +134,8 @@ class Index:
             AlbumError: no album, a damaged one, or one of a later version.
         """
         advice = "make one with `vlora encode IMAGES -o ALBUM`"
-        if not (self.folder / INDEX).is_file():
-            found = "does not exist" if not self.folder.exists() else f"holds no {INDEX}"
+        if not os.path.isfile(self.folder / INDEX):
+            found = "does not exist" if not os.path.exists(self.folder) else f"holds no {INDEX}"
             raise AlbumError(f"There is no album {str(self.folder)!r}, it {found}: {advice}.")
         application, version = self.value("PRAGMA application_id"), self.value("PRAGMA user_version")
         if application == 0 and not self.rows("SELECT 1 FROM sqlite_master"):

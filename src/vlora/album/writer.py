@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -264,9 +265,9 @@ class Writer(Album):
 
 def _check_folder(folder: Path) -> None:
     """Refuse a folder that holds other things."""
-    if not folder.exists() or (folder / INDEX).is_file():
+    if not os.path.exists(folder) or os.path.isfile(folder / INDEX):
         return
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise InputError(f"{str(folder)!r} is a file: give the folder of an album, or one that does not exist yet.")
     with one_sentence(folder):
         others = sorted({path.name for path in folder.iterdir()} - {SHARDS, f"{INDEX}-journal"})
