@@ -3,9 +3,10 @@
     VLoRAError
     ├── InputError            what the user gave cannot be used              (also ValueError)
     │   ├── ImageError        a file or object that is not a usable image
+    │   ├── DataError         a sample or a data file that cannot be trained on
     │   ├── ConfigError       a config file, with every wrong field at once
     │   └── NotInAlbum        a name that no image of an album has           (also KeyError)
-    ├── AlbumError            an album that cannot be read or written, or of another model  (also ValueError)
+    ├── AlbumError            an album that cannot be used, or of another model (also ValueError)
     ├── ModelNotFound         a model name or folder that does not exist     (also FileNotFoundError)
     ├── CheckpointError       weights missing, damaged, or of another model  (also ValueError)
     ├── UnsupportedModel      an architecture that cannot wear weights       (also ValueError)
@@ -32,6 +33,10 @@ class ImageError(InputError):
     """A file or object that is not a usable image."""
 
 
+class DataError(InputError):
+    """A sample or a data file that cannot be trained on; names the file and the line."""
+
+
 class ConfigError(InputError):
     """A configuration with wrong fields; lists all of them, each with its path.
 
@@ -46,6 +51,10 @@ class ConfigError(InputError):
         plural = "" if len(self.problems) == 1 else "s"
         lines = "".join(f"\n  {problem}" for problem in self.problems)
         super().__init__(f"{source} has {len(self.problems)} wrong field{plural}:{lines}")
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[str, tuple[str, ...]]]:
+        """Travel between processes: an exception is made anew from its arguments, not from its message."""
+        return type(self), (self.source, self.problems)
 
 
 class NotInAlbum(InputError, KeyError):

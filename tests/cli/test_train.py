@@ -19,13 +19,13 @@ def config(tmp_path: Path) -> Path:
 
 
 def test_options_are_handed_on(run: Run, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vlora.train.trainer import Progress
+    from vlora.train.watch import Progress
 
     given: dict[str, Any] = {}
 
     def train(settings: Any, **options: Any) -> Path:
         given.update(options, settings=settings)
-        options["report"](Progress(1, 3, 0.5, 2.0, 8.0, 1.0))
+        options["report"](Progress(1, 3, 0.5, 2.0, 8.0, 96.0, 61.0))
         return tmp_path / "final"
 
     monkeypatch.setattr("vlora.train.run.train", train)
@@ -33,7 +33,7 @@ def test_options_are_handed_on(run: Run, config: Path, tmp_path: Path, monkeypat
     result = run("train", config, *arguments, "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout) == {"name": "tiny", "model": str(tmp_path / "final")}
-    assert "step 1 of 3  loss 0.5000  8.0 questions/s" in result.stderr
+    assert "step 1 of 3  loss 0.5000  8.0 texts/s  2.0 images/s  96 text tokens/s  0:01:01 left" in result.stderr
     assert (given["settings"].train.steps, given["settings"].train.seed) == (5, 3)
     assert (given["run_dir"], given["resume"]) == (tmp_path / "r", "auto")
 

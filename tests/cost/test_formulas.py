@@ -30,7 +30,7 @@ from vlora.cost.bill import Inputs, Shapes, price
 from vlora.cost.sources import find
 from vlora.model import GeneratorConfig, VLoRAForConditionalGeneration
 from vlora.model.generator import PerceptualWeightsGenerator
-from vlora.model.modeling import IGNORED
+from vlora.model.loss import IGNORED
 from vlora.model.vision import encode
 
 TOLERANCE = 0.001  # transformers 5.17 finds rotary angles by a product; without it, both counts are one

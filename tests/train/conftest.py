@@ -45,7 +45,7 @@ def tiny_config(tmp_path: Path, tiny_llm: Path) -> Path:
             "generator": {"targets": ["v", "down"], "layers": [0, 1], "rank": 2, "dim": 16, "depth": 1, "heads": 2},
             "dtype": "float32",
         },
-        "data": {"questions_per_image": 2, "limit_images": 40},
+        "data": {"sources": [{"format": "easy-vqa", "limit": 40, "augment": True}], "questions_per_image": 2},
         "train": {
             "steps": 12,
             "images_per_step": 4,

@@ -100,10 +100,11 @@ def cost(
         "norms": norms,
     }
     from ..cost import cost as count
-    from ..cost.plot import check_target, plot
+    from ..cost.plot import plot
+    from ..figures import check_file
 
     if figure is not None:
-        check_target(figure)
+        check_file(figure)
     bill = count(
         llm,
         vision,

@@ -174,11 +174,11 @@ def draw(eyes: Eyes, picture: Image.Image, deltas: list[Delta], folder: Path, ab
 
 
 def _check_plot(folder: Path, image: str | None) -> None:
-    from ..evaluate import plots
+    from ..figures import check_folder
 
     if image is None:
         raise InputError("--plot draws what an image does to the model, and there is none: name an IMAGE as well.")
-    plots.check(folder)
+    check_folder(folder)
 
 
 def _short_name(path: str) -> str:

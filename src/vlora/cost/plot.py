@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, MissingDependency
+from .. import figures
 from .bill import Bill, visual_token_inference, vlora_inference
 
 TEXTS = (32, 128, 512)
@@ -20,24 +18,6 @@ _COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52")  # told apart with every
 _INK, _GRID = "#333333", "#dddddd"
 _DASHED = (0, (4, 2))
 _LONGEST_NAME = 48
-
-
-def check_target(path: Path) -> None:
-    """Refuse a file that cannot be written, before anything is drawn.
-
-    Raises:
-        InputError: no `.png`, a folder, or a folder that does not exist or cannot be written.
-        MissingDependency: matplotlib is not installed.
-    """
-    if path.suffix.lower() != ".png":
-        raise InputError(f"The figure is a PNG, and {str(path)!r} does not end in .png: give another name.")
-    if path.is_dir() or not path.parent.is_dir():
-        wrong = "is a folder" if path.is_dir() else f"needs the folder {str(path.parent)!r}, which does not exist"
-        raise InputError(f"The figure {str(path)!r} {wrong}: give a file in an existing folder.")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise InputError(f"The figure {str(path)!r} cannot be written: give a file in a folder of yours.")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise MissingDependency('Figures need matplotlib: run `pip install "vlora-mllm[plot]"`.')
 
 
 def curves(bill: Bill, visual_tokens: Sequence[int], text_tokens: int) -> tuple[list[int], int]:
@@ -58,19 +38,11 @@ def plot(bill: Bill, path: str | Path) -> None:
         path: ends in `.png`; written beside its place and renamed, so that what is there is whole.
 
     Raises:
-        InputError, MissingDependency: see `check_target`.
+        InputError, MissingDependency: see `figures.check_file`.
     """
     path = Path(path)
-    check_target(path)
-    figure = draw(bill)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        figure.savefig(partial, format="png", dpi=150)
-        partial.replace(path)
-    except OSError as error:
-        raise InputError(f"The figure {str(path)!r} cannot be written ({error.strerror}): give another.") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    figures.check_file(path)
+    figures.write({path: draw(bill)}, dpi=150)
 
 
 def draw(bill: Bill) -> Any:

@@ -5,10 +5,7 @@ Needs the extra `plot` (matplotlib); nothing of it is imported before a figure i
 
 from __future__ import annotations
 
-import importlib.util
-import io
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, MissingDependency
+from .. import figures
+from ..errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
     from .attention import Grid
     from .deltas import Delta
 
-INSTALL = 'pip install "vlora-mllm[plot]"'
 DPI = 160
 
 _PALE = "0.92"  # a cell without a number
@@ -36,58 +33,24 @@ _MIDDLE = "0.65"  # of the greys a picture is drawn in
 _ASIDE: dict[str, Any] = {"fontsize": 7.5, "color": "0.4"}  # what is said in passing
 
 
-def check(folder: Path) -> None:
-    """Refuse what would otherwise fail only after a model has been loaded.
-
-    Raises:
-        MissingDependency: matplotlib is not installed.
-        InputError: the folder can be neither made nor written to.
-    """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise MissingDependency(f"Figures need matplotlib, which is not installed: run `{INSTALL}`.")
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.exists(path))
-    if not there.is_dir():
-        raise InputError(f"The figures cannot go into {folder}, for {there} is a file: name a folder.")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise InputError(
-            f"The figures cannot go into {folder}, for {there} may not be written to: name another folder."
-        )
-
-
-def write(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
+def write(drawn: Mapping[str, Figure], folder: Path) -> list[Path]:
     """Write figures as PNG, each of them whole or not at all; the folder is made.
 
     Args:
-        figures: by file name.
+        drawn: by file name.
         folder: where to.
 
     Raises:
         InputError: they cannot be written there.
     """
-    drawn = {folder / name: _png(figure) for name, figure in figures.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path, content in drawn.items():
-            _write_whole(path, content)
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise InputError(f"The figures cannot be written into {folder} ({reason}): name another folder.") from error
-    return list(drawn)
-
-
-def _png(figure: Figure) -> bytes:
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=DPI, facecolor="white")
-    return content.getvalue()
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)  # gone already, unless something failed
+        raise InputError(f"The folder {folder} cannot be made ({reason}): name another folder.") from error
+    paths = {folder / name: figure for name, figure in drawn.items()}
+    figures.write(paths, dpi=DPI)
+    return list(paths)
 
 
 # -- size and rank of each ΔW --------------------------------------------------------------------------

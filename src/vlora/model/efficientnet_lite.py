@@ -292,11 +292,13 @@ class EfficientNetLiteModel(PreTrainedModel):
 
         Args:
             pixel_values: `[batch, 3, height, width]`, normalised with `IMAGE_MEAN` and `IMAGE_STD`.
-            **kwargs: ignored, except for `return_dict`; callers pass the same options to any vision tower.
+            **kwargs: ignored, except for `return_dict` and `output_hidden_states`; callers pass the same options to
+                any vision tower.
 
         Returns:
             `last_hidden_state` `[batch, patches, vision_dim]`: the patches row by row from the top left, the
-            channels in the order of `config.stages`.
+            channels in the order of `config.stages`; it is also the only one of the `hidden_states`, if they are
+            asked for.
         """
         wanted = self.config.stages
         maps = self._stage_maps(pixel_values, upto=max(wanted))
@@ -306,7 +308,10 @@ class EfficientNetLiteModel(PreTrainedModel):
             for stage in wanted
         ]
         features = torch.cat(on_grid, dim=1).flatten(2).transpose(1, 2)
-        return BaseModelOutput(last_hidden_state=features.contiguous())
+        features = features.contiguous()
+        # True, or the numbers of those that are wanted, 0 among them.
+        listed = kwargs.get("output_hidden_states") not in (None, False) or self.config.output_hidden_states
+        return BaseModelOutput(last_hidden_state=features, hidden_states=(features,) if listed else None)
 
     def classify(self, pixel_values: Tensor) -> Tensor:
         """ImageNet logits `[batch, 1000]` of `pixel_values` `[batch, 3, height, width]`."""

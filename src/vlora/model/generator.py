@@ -214,6 +214,8 @@ class PerceptualWeightsGenerator(nn.Module):
                 f"got {tuple(features.shape)}: use images of the size in the configuration."
             )
         memory = self.project(self.feature_norm(features.to(self.dtype))) + self.positions
+        if torch.is_autocast_enabled(memory.device.type):  # once, not anew for the keys and values of every block
+            memory = memory.to(torch.get_autocast_dtype(memory.device.type))
         codes = torch.cat([trunk(memory) for trunk in self.trunks.values()], dim=1)
         return VisualParameters(codes.unflatten(1, (len(self.targets), len(self.layers))))
 
@@ -272,14 +274,14 @@ class PerceptualWeightsGenerator(nn.Module):
             mixtures = heads[target](code).unflatten(-1, (self.config.dictionary_size, rank))
             dictionaries = self.dictionaries if factor == "a" else self.b_dictionaries
             return {
-                layer: dictionaries[_place_name(layer, target)] @ mixtures[:, column]
-                for column, layer in enumerate(self.layers)
+                layer: dictionaries[_place_name(layer, target)] @ mixture
+                for layer, mixture in zip(self.layers, mixtures.unbind(1), strict=True)
             }
         made: dict[int, Tensor] = {}
         for width, layers in self._layers_by_width(factor, target).items():
             columns = [self.layers.index(layer) for layer in layers]
             values = heads[_head_name(target, width)](code[:, columns]).unflatten(-1, (width, rank))
-            made |= {layer: values[:, number] for number, layer in enumerate(layers)}
+            made |= dict(zip(layers, values.unbind(1), strict=True))
         return made
 
     def _layers_by_width(self, factor: str, target: str) -> dict[int, list[int]]:

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import AutoModel, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 
@@ -20,11 +19,10 @@ from ..errors import InputError
 from .configuration import VLoRAConfig
 from .generator import PerceptualWeightsGenerator
 from .inject import Wearer, check_supported, find_places, for_reentrant_checkpointing
+from .loss import supervised_loss
 from .merge import merge, unmerge
 from .vision import encode, feature_shape
 from .weights import PerceptualWeights, VisualParameters
-
-IGNORED = -100  # label of a position without supervision, the convention of torch's cross-entropy
 
 
 @dataclass
@@ -426,6 +424,7 @@ class VLoRAForConditionalGeneration(VLoRAPreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         supervised_only: bool = False,
+        loss_weights: Tensor | None = None,
         **kwargs: Any,
     ) -> VLoRAOutput:
         """Logits of the text, and the loss if labels are given; see `VLoRAModel.forward` for the rest.
@@ -443,6 +442,7 @@ class VLoRAForConditionalGeneration(VLoRAPreTrainedModel, GenerationMixin):
             logits_to_keep: compute logits for the last so many positions only, 0 for all.
             supervised_only: compute logits for the supervised positions only, `[supervised, vocabulary]`, and the
                 loss as a mean per row, then over rows, so that a long answer counts as much as a short one.
+            loss_weights: `[rows]`, with `supervised_only`: what each row counts, in place of the mean over rows.
             **kwargs: passed on to the language model and the loss.
         """
         outputs = self.model(
@@ -458,7 +458,7 @@ class VLoRAForConditionalGeneration(VLoRAPreTrainedModel, GenerationMixin):
         )
         hidden, loss = outputs.last_hidden_state, None
         if supervised_only and labels is not None:
-            logits, loss = self._supervised_loss(hidden, labels)
+            logits, loss = supervised_loss(hidden, labels, self._logits, loss_weights)
         else:
             keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self._logits(hidden[:, keep])
@@ -529,16 +529,6 @@ class VLoRAForConditionalGeneration(VLoRAPreTrainedModel, GenerationMixin):
         logits = self.lm_head(hidden)
         cap = getattr(self.config.text_config, "final_logit_softcapping", None)  # Gemma 2
         return logits if cap is None else torch.tanh(logits / cap) * cap
-
-    def _supervised_loss(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        targets = F.pad(labels, (0, 1), value=IGNORED)[:, 1:]  # position t predicts label t + 1
-        rows, columns = (targets != IGNORED).nonzero(as_tuple=True)
-        logits = self._logits(hidden[rows, columns])
-        losses = F.cross_entropy(logits.float(), targets[rows, columns], reduction="none")
-        per_row = losses.new_zeros(len(labels)).index_add(0, rows, losses)
-        counts = (targets != IGNORED).sum(1)
-        supervised = counts.gt(0).sum().clamp_min(1)
-        return logits, (per_row / counts.clamp_min(1)).sum() / supervised
 
 
 __all__ = ["VLoRAForConditionalGeneration", "VLoRAModel", "VLoRAOutput"]

@@ -26,6 +26,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -129,6 +130,12 @@ class Layout:
         return replace(self, rank=self.rank * images) if self.factors == "ab" and images > 1 else self
 
     @cached_property
+    def pieces(self) -> tuple[int, ...]:
+        """Lengths of what lies in a row, one after the other: A of every site, then, if it is generated, every B."""
+        a = [site.in_dim * self.rank * len(site.targets) for site in self.sites]
+        return (*a, *(self.rank * self.place_of[place].out_dim for place in self.b_offsets if self.factors == "ab"))
+
+    @cached_property
     def place_of(self) -> Mapping[tuple[int, str], Place]:
         """Place by (layer, target)."""
         return {(place.layer, place.target): place for place in self.places}
@@ -221,6 +228,7 @@ class PerceptualWeights:
         self.values = values
         self.layout = layout
         self.b = b
+        self._pieces: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
         return self.values.shape[0]
@@ -242,8 +250,7 @@ class PerceptualWeights:
     def site(self, site: Site) -> Tensor:
         """A of all targets of a site side by side, `[batch, in_dim, targets * rank]`, a view."""
         width = len(site.targets) * self.layout.rank
-        flat = self.values[:, site.offset : site.offset + site.in_dim * width]
-        return flat.view(len(self), site.in_dim, width)
+        return self._piece(site.offset, site.in_dim * width).view(len(self), site.in_dim, width)
 
     def factors(self, layer: int, target: str) -> tuple[Tensor, Tensor]:
         """A `[batch, in_dim, rank]` and B, the scale not applied.
@@ -260,7 +267,20 @@ class PerceptualWeights:
             return self.b[layer, target]
         rank, width = self.layout.rank, self.layout.place_of[layer, target].out_dim
         offset = self.layout.b_offsets[layer, target]
-        return self.values[:, offset : offset + rank * width].view(len(self), rank, width)
+        return self._piece(offset, rank * width).view(len(self), rank, width)
+
+    def _piece(self, offset: int, length: int) -> Tensor:
+        """A part of every row.
+
+        Cut out one by one, each part would have a gradient as long as the whole row, zero but for that part, and a
+        training step would add up as many of them as there are parts. Cut up once, all have one between them.
+        """
+        if not (self.values.requires_grad and torch.is_grad_enabled()):
+            return self.values[:, offset : offset + length]
+        if not self._pieces:
+            begins = [0, *accumulate(self.layout.pieces)][:-1]
+            self._pieces = dict(zip(begins, self.values.split(self.layout.pieces, dim=1), strict=True))
+        return self._pieces[offset]
 
     def delta(self, layer: int, target: str) -> Tensor:
         """ΔW as a dense matrix, `[batch, in_dim, out_dim]`: y = x W + x ΔW (W as `[in_dim, out_dim]`)."""

@@ -1,17 +1,19 @@
 """One file is one experiment: what is trained, on what, how long.
 
-model:    the two frozen parts and the generator
-data:     which questions about which images
-train:    steps, learning rates, checkpoints
+model:    the language model, the vision encoder, the generator
+data:     the sources, and how they become steps
+train:    which parts learn, steps, rates, checkpoints
+
+A stage is data too: `stage: pretrain` trains the generator alone, `stage: finetune` what `train` names beside it.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ..errors import ConfigError, InputError
 
@@ -27,48 +29,127 @@ class ModelSection(_Section):
     vision: str = Field("nano", description="`nano`, a folder or a hub id")
     vision_options: dict[str, Any] = Field(default_factory=dict, description="fields of the `nano` encoder's config")
     generator: dict[str, Any] = Field(default_factory=dict, description="fields of GeneratorConfig")
+    checkpoint: str | None = Field(
+        None, description="a VLoRA checkpoint that training begins from, such as stage one's"
+    )
     vision_feature_layer: int = -2
     vision_feature_select_strategy: Literal["default", "full"] = "default"
     chat_template: str | None = Field(None, description="Jinja; None keeps the language model's")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="precision of the frozen language model")
-    attention: Literal["sdpa", "eager"] = "sdpa"
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+
+
+class SourceSection(_Section):
+    """One set of samples, in one of the formats of `vlora.data.formats`."""
+
+    format: Literal["llava", "messages", "captions", "folder", "webdataset", "dataset", "shards", "easy-vqa"] = Field(
+        description="how the files are written"
+    )
+    path: str | None = Field(None, description="a file, a folder, or a pattern of files; of a data set its hub id too")
+    images: str | None = Field(
+        None, description="the folder that relative paths of images begin at; default: the file's"
+    )
+    name: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]+$", description="default: from the path")
+    split: str = Field("train", description="of a data set that has several")
+    prompts: tuple[str, ...] = Field((), description="what the user says where the format has captions only")
+    columns: dict[str, str] = Field(default_factory=dict, description="names of columns where they are not the usual")
+    weight: float | None = Field(None, gt=0, description="share of the mixture; None for all: everything once an epoch")
+    limit: int | None = Field(None, ge=1, description="use only the first so many samples")
+    augment: bool = Field(False, description="mirror, shift and scale the images at random")
 
 
 class DataSection(_Section):
-    """The questions."""
+    """The sources, and how they become steps."""
 
-    name: Literal["easy-vqa"] = "easy-vqa"
-    questions_per_image: int = Field(4, ge=1, description="questions about one look at an image, in one step")
-    augment: bool = Field(True, description="mirror, shift and scale the images at random")
-    limit_images: int | None = Field(None, ge=1, description="use only the first so many images")
+    sources: tuple[SourceSection, ...] = (SourceSection(format="easy-vqa", augment=True),)  # type: ignore[call-arg]
+    questions_per_image: int = Field(1, ge=1, description="conversations about one look at an image, in one step")
+    batches: Literal["length", "random"] = Field("length", description="rows of one length together, or as they come")
+    shuffle_blocks: int = Field(64, ge=1, description="blocks of the disk that are shuffled as one")
+    max_text_tokens: int | None = Field(
+        None, ge=8, description="longer texts are cut; None: the language model's limit"
+    )
+    max_broken: int = Field(
+        100, ge=0, description="so many broken images are skipped and listed, one more stops the run"
+    )
+    workers: int | Literal["auto"] = Field("auto", description="processes that decode images, for each trainer")
+
+
+class LoraSection(_Section):
+    """LoRA on the language model."""
+
+    rank: int = Field(128, ge=1)
+    alpha: float = Field(256, gt=0)
+    dropout: float = Field(0.05, ge=0, lt=1)
+    targets: tuple[Literal["q", "k", "v", "o", "gate", "up", "down"], ...] = ("q", "k", "v", "o", "gate", "up", "down")
 
 
 class TrainSection(_Section):
-    """The optimisation."""
+    """What learns, and the optimisation."""
 
-    steps: int = Field(1000, ge=1)
-    images_per_step: int = Field(16, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
+    language_model: Literal["frozen", "full", "lora"] = "frozen"
+    vision: Literal["frozen", "trained"] = "frozen"
+    generator: Literal["frozen", "trained"] = Field("trained", description="or the projector, for visual tokens")
+    lora: LoraSection = LoraSection()  # type: ignore[call-arg]
+    steps: int | None = Field(None, ge=1, description="optimiser steps; or `epochs`")
+    epochs: float | None = Field(None, gt=0, description="passes over the data; or `steps`")
+    images_per_step: int = Field(16, ge=1, description="the global batch: looks, or texts without an image, in a step")
+    images_per_device: int | None = Field(None, ge=1, description="at most so many at a time; None: all of a process's")
+    learning_rate: float = Field(1e-3, gt=0, description="of the generator, or the projector")
     output_rate: float = Field(1.0, gt=0, description="learning rate of B, scales and static factors, over the rest's")
+    language_model_rate: float | None = Field(None, gt=0, description="None: learning_rate")
+    vision_rate: float | None = Field(None, gt=0, description="None: learning_rate")
     weight_decay: float = Field(0.0, ge=0)
-    warmup_steps: int = Field(30, ge=0)
-    decay_steps: int = Field(400, ge=0, description="the rate is constant until these last steps, then falls to zero")
+    betas: tuple[float, float] = (0.9, 0.98)
+    schedule: Literal["cosine", "constant"] = Field("constant", description="constant falls at its end only")
+    warmup_steps: int | None = Field(None, ge=0, description="None: warmup_ratio")
+    warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    decay_steps: int = Field(400, ge=0, description="of `constant`: the rate falls to zero over these last steps")
     max_grad_norm: float = Field(1.0, gt=0)
+    gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
+    parallel: Literal["auto", "ddp", "fsdp", "zero2"] = Field(
+        "auto", description="how several processes share the work"
+    )
     seed: int = 0
     log_steps: int = Field(10, ge=1)
+    log_ids: bool = Field(False, description="keep a list of the ids that each step has seen")
     save_steps: int = Field(100, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     stored_dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="precision of the final weights")
+    report_to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
+
+    @field_validator("gradient_checkpointing", mode="before")
+    @classmethod
+    def _yaml_reads_on_as_true(cls, value: Any) -> Any:
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 class TrainConfig(_Section):
     """A whole experiment."""
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9._-]+$", description="names the run folder")
+    stage: Literal["pretrain", "finetune"] = "pretrain"
+    paradigm: Literal["weights", "visual-tokens"] = Field("weights", description="VLoRA, or the baseline it is for")
     model: ModelSection = ModelSection()  # type: ignore[call-arg]
     data: DataSection = DataSection()  # type: ignore[call-arg]
     train: TrainSection = TrainSection()  # type: ignore[call-arg]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        train = self.train
+        trained = (train.language_model != "frozen", train.vision == "trained", train.generator == "trained")
+        if self.stage == "pretrain" and trained[0]:
+            raise ValueError("train.language_model: stage pretrain keeps it frozen; choose stage: finetune")
+        if not any(trained):
+            raise ValueError("train: everything is frozen; train the generator, the language_model or the vision")
+        if (train.steps is None) == (train.epochs is None):
+            raise ValueError("train.steps, train.epochs: give exactly one of the two")
+        if not self.data.sources:
+            raise ValueError("data.sources: there is none; name at least one")
+        weights = [source.weight for source in self.data.sources]
+        if any(weights) and not all(weights):
+            raise ValueError("data.sources: give every source a weight, or none of them")
+        return self
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> TrainConfig:
@@ -142,6 +223,8 @@ def _generator_problems(fields: dict[str, Any]) -> list[str]:
 
 
 def _problem(error: dict[str, Any]) -> str:
+    if error["type"] == "value_error":  # our own rules name their fields themselves
+        return str(error["ctx"]["error"])
     where = ".".join(str(part) for part in error["loc"]) or "(top level)"
     if error["type"] == "extra_forbidden":
         return f"{where}: unknown; choose from {', '.join(_siblings(error['loc']))}"
@@ -149,9 +232,9 @@ def _problem(error: dict[str, Any]) -> str:
 
 
 def _siblings(location: tuple[str | int, ...]) -> list[str]:
-    section: type[BaseModel] = TrainConfig
+    section: Any = TrainConfig
     for part in location[:-1]:
-        section = cast("type[BaseModel]", section.model_fields[str(part)].annotation)
+        section = get_args(section)[0] if isinstance(part, int) else section.model_fields[part].annotation
     return list(section.model_fields)
 
 
@@ -160,9 +243,20 @@ def _apply(fields: dict[str, Any], override: str) -> None:
     keys = path.split(".")
     if not equals or not all(keys):
         raise InputError(f"The override {override!r} is not of the form section.field=value, as in train.steps=500.")
+    place: Any = fields
     for key in keys[:-1]:
-        child = fields.setdefault(key, {})
-        if not isinstance(child, dict):
-            raise InputError(f"The override {override!r} asks for a field of {key!r}, which is a single value.")
-        fields = cast("dict[str, Any]", child)
-    fields[keys[-1]] = yaml.safe_load(value)
+        place = place.setdefault(key, {}) if isinstance(place, dict) else _item(place, key, override)
+    if isinstance(place, dict):
+        cast("dict[str, Any]", place)[keys[-1]] = yaml.safe_load(value)
+    else:
+        _item(place, keys[-1], override)
+        place[int(keys[-1])] = yaml.safe_load(value)
+
+
+def _item(place: Any, key: str, override: str) -> Any:
+    if not isinstance(place, list):
+        raise InputError(f"The override {override!r} asks for {key!r} of a single value.")
+    items = cast("list[Any]", place)
+    if not key.isdecimal() or int(key) >= len(items):
+        raise InputError(f"The override {override!r} asks for item {key!r} of a list of {len(items)}, counted from 0.")
+    return items[int(key)]

@@ -1,192 +1,256 @@
-"""transformers' Trainer, taught three things: only the generator is saved, rates differ by part, progress is told."""
+"""transformers' Trainer, taught what is particular here.
+
+data         the loader of `loader.py`, which knows its place by the number of the step; accelerate does not shard it
+loss         at supervised positions only; not finite on any process, it stops all of them before weights change
+rates        by part: generator (and what of it writes into the language model), language model, vision encoder
+checkpoints  those of `checkpoint.py`: whole or not there, for any number of processes
+"""
 
 from __future__ import annotations
 
-import json
-import math
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import Dataset, SequentialSampler
+from torch.distributed import is_initialized
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import SCHEDULER_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..errors import VLoRAError
-from ..model.assemble import GENERATOR_FILE
-
-COMPLETE = "complete.json"  # written last: a checkpoint without it was cut off
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands.
-
-    Attributes:
-        step: optimiser steps done.
-        steps: optimiser steps in all.
-        loss: mean since the last report, nats per answer.
-        images_per_second: since this process began.
-        questions_per_second: likewise.
-        seconds_left: at that rate.
-    """
-
-    step: int
-    steps: int
-    loss: float
-    images_per_second: float
-    questions_per_second: float
-    seconds_left: float
+from . import checkpoint
+from .config import TrainSection
+from .learner import Learner
+from .loader import first_failure
+from .looks import Seen
 
 
-class GeneratorTrainer(Trainer):
-    """Trains the generator of a model whose other parts are frozen.
+class StepTrainer(Trainer):
+    """Trains what a learner says.
 
     Args:
-        output_rate: learning rate of B, scales and static factors over that of the rest.
+        learner: the model, and which parts of it learn.
+        section: of the config.
+        batches: makes the loader, for the step (counted from 0) that the run begins or goes on at.
+        seen: told what each micro-batch is made of.
         **kwargs: for `Trainer`.
     """
 
-    def __init__(self, *, output_rate: float, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.output_rate = output_rate
-        # Our loss is a mean already; the Trainer must divide it when it accumulates gradients.
+    def __init__(
+        self,
+        *,
+        learner: Learner,
+        section: TrainSection,
+        batches: Callable[[int], DataLoader[Any]],
+        seen: Callable[[Seen], None],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(model=learner.model, **kwargs)
+        self.learner, self.section, self.batches, self.seen = learner, section, batches, seen
+        # Our loss is scaled already; the Trainer must divide it by the micro-batches of a step.
         self.model_accepts_loss_kwargs = False
+        self.first_step = 0
+        self.stop_wanted = False
+        self.wishes: list[Callable[[], bool]] = []
+        self.stopped = False
+        self._step: list[Seen] = []
+
+    def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
+        """Gradients lie in the buckets that DDP sends, not beside them: a copy less of all that learns."""
+        args = super()._build_accelerator_args(**kwargs)
+        for handler in args.get("kwargs_handlers", []):
+            if hasattr(handler, "gradient_as_bucket_view"):
+                handler.gradient_as_bucket_view = True
+        return args
+
+    # ---- data -----------------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The loader, from the step on that the run goes on at."""
+        return self.batches(self.first_step)
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> tuple[list[Any], None]:
+        """The micro-batches of one step; what a worker could not use is raised here."""
+        samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        first_failure(samples)
+        self._step = [sample.pop("seen") for sample in samples]
+        for seen in self._step:
+            self.seen(seen)
+        return samples, None
+
+    # ---- loss -----------------------------------------------------------------------------------------
 
     def compute_loss(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
     ) -> Tensor | tuple[Tensor, Any]:
-        """Mean over answers, logits at supervised positions only."""
+        """Logits at supervised positions only."""
         outputs = model(**inputs, supervised_only=True, use_cache=False)
-        if not math.isfinite(outputs.loss.item()):
-            raise VLoRAError(
-                f"The loss is not finite at step {self.state.global_step + 1}: lower train.learning_rate, "
-                "or go on from the last checkpoint with another train.seed."
-            )
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        norm = super()._clip_grad_norm(model)
+        self._agree(norm)
+        return norm
+
+    def _agree(self, norm: Any) -> None:
+        """Look, once a step and on all processes, whether the gradients can be used and whether someone wants to stop.
+
+        Raises:
+            VLoRAError: loss or gradients are not finite; nothing has been changed by them.
+        """
+        value = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        finite = torch.as_tensor(value, device=self.args.device).isfinite() & self._tr_loss.isfinite()
+        stop = self.stop_wanted or any(wish() for wish in self.wishes)
+        flags = torch.stack([(~finite).float(), torch.full_like(finite, stop, dtype=torch.float32)])
+        if is_initialized():
+            torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
+        broken, stopped = flags.tolist()
+        self.stopped = bool(stopped)
+        if broken:
+            raise VLoRAError(self._not_finite())
+
+    def _not_finite(self) -> str:
+        ids = [name for seen in self._step for name in seen.ids]
+        if is_initialized():
+            of_all: list[list[str]] = [[] for _ in range(self.args.world_size)]
+            torch.distributed.all_gather_object(of_all, ids)
+            ids = [name for own in of_all for name in own]
+        shown = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
+        return (
+            f"The loss is not finite at step {self.state.global_step + 1}, whose looks are {shown}: lower "
+            "train.learning_rate, or look at these samples, and go on from the last checkpoint with --resume auto."
+        )
+
+    # ---- optimiser ------------------------------------------------------------------------------------
+
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW in three groups: matrices with decay, the rest without, and what writes into the language model."""
+        """AdamW with a rate for each part; matrices with decay, the rest without."""
         if self.optimizer is None:  # pyright: ignore[reportUnnecessaryComparison]
-            self.optimizer = torch.optim.AdamW(_groups(self.model, self.args, self.output_rate), betas=(0.9, 0.98))
+            groups = self.learner.groups(self.section)
+            # In one kernel, also on a CPU, where the update of 12 M numbers takes a quarter of the time.
+            self.optimizer = torch.optim.AdamW(groups, betas=self.section.betas, fused=True)
         return self.optimizer
 
-    def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Any:
-        return SequentialSampler(train_dataset or self.train_dataset)  # type: ignore[arg-type]  # the plan is shuffled
+    # ---- the end --------------------------------------------------------------------------------------
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        folder = Path(output_dir or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {name: tensor.contiguous() for name, tensor in _generator(self.model).state_dict().items()}
-        save_file(state, folder / GENERATOR_FILE)
+    def finish(self, folder: Path) -> Path:
+        """Write the final model, on the first process."""
+        state: Any = self.accelerator.get_state_dict(self.model_wrapped) if self.is_fsdp_enabled else None
+        if self.args.should_save:
+            with checkpoint.one_sentence(self._run):
+                self.learner.finish(folder, state)
+        self.accelerator.wait_for_everyone()
+        return folder
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        _generator(self.model).load_state_dict(load_file(Path(resume_from_checkpoint) / GENERATOR_FILE))
+    # ---- checkpoints ----------------------------------------------------------------------------------
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._partial)
+
+    @property
+    def _run(self) -> Path:
+        return Path(str(self.args.output_dir))
+
+    @property
+    def _partial(self) -> Path:
+        """Where a checkpoint is written before it is whole."""
+        return self._run / checkpoint.PARTIAL
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-        (folder / COMPLETE).write_text(json.dumps({"step": self.state.global_step}) + "\n", encoding="utf-8")
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        with checkpoint.one_sentence(self._run):
+            if self.args.should_save:
+                shutil.rmtree(self._partial, ignore_errors=True)
+                (self._partial / name).mkdir(parents=True)
+            self.accelerator.wait_for_everyone()
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                keep = self.section.keep_checkpoints
+                checkpoint.finish(self._partial / name, self._run / name, step=self.state.global_step, keep=keep)
+            self.accelerator.wait_for_everyone()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Nothing: the state holds what learns, and the final model is written at the end of the run."""
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.is_deepspeed_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        checkpoint.save_state(Path(output_dir), *self._learning())
+        if self.args.should_save:
+            scheduler: Any = self.lr_scheduler
+            torch.save(scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.is_deepspeed_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or self.is_deepspeed_enabled:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        _load_state(Path(checkpoint), *self._learning())
+        scheduler: Any = self.lr_scheduler
+        scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+        # The rates of the next step as this run's schedule has them: the saved ones are those of a run that may have
+        # been planned to be shorter.
+        rates = zip(self.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+        for group, base, factor in rates:
+            group["lr"] = base * factor(scheduler.last_epoch)
+        scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
+    def _learning(self) -> tuple[Any, torch.optim.Optimizer]:
+        """The model in whatever distributes it, and the optimiser without."""
+        return self.model_wrapped, getattr(self.optimizer, "optimizer", self.optimizer)
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The last checkpoint that was written to its end."""
-    complete = [path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE}")]
-    return max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
+class StopWhenAsked(TrainerCallback):
+    """Ends the run, with a checkpoint, after the step in which one of the processes was asked to stop."""
+
+    def __init__(self, trainer: StepTrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.trainer.stopped:
+            control.should_training_stop = control.should_save = True
 
 
-def _generator(model: Any) -> nn.Module:
-    return model.model.generator
+_load_state = checkpoint.load_state  # a method's argument of the Trainer has the module's name
 
 
-def _groups(model: Any, args: TrainingArguments, output_rate: float) -> list[dict[str, Any]]:
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    output: list[nn.Parameter] = []
-    for name, parameter in _generator(model).named_parameters():
-        if not parameter.requires_grad:
-            continue
-        if name.startswith(("b.", "static_a.", "scales")):
-            output.append(parameter)
-        elif parameter.ndim < 2 or name.endswith("queries") or name == "positions":
-            plain.append(parameter)
-        else:
-            decayed.append(parameter)
-    rate = args.learning_rate
-    return [
-        {"params": decayed, "lr": rate, "weight_decay": args.weight_decay},
-        {"params": plain, "lr": rate, "weight_decay": 0.0},
-        {"params": output, "lr": rate * output_rate, "weight_decay": 0.0},
-    ]
-
-
-class Tell(TrainerCallback):
-    """Writes `metrics.jsonl` and reports progress.
+def arguments(section: TrainSection, folder: Path, **more: Any) -> TrainingArguments:
+    """The Trainer's arguments of a config.
 
     Args:
-        path: of the log; on resumption, lines after the checkpoint's step are dropped.
-        images: looks per step.
-        questions: questions per look.
-        report: told at every log step.
+        section: of the config.
+        folder: of the run.
+        **more: steps, warm-up, accumulation, and what depends on the machine.
     """
-
-    def __init__(
-        self, path: Path, *, images: int, questions: int, report: Callable[[Progress], None] | None = None
-    ) -> None:
-        self.path, self.images, self.questions, self.report = path, images, questions, report
-        self.began, self.first_step = time.monotonic(), 0
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Start the clock, and drop what a cut-off run logged after its last checkpoint."""
-        self.began, self.first_step = time.monotonic(), state.global_step
-        if self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if _step_of(line) <= state.global_step]
-            self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
-        """One line, one report."""
-        if not logs or "loss" not in logs:
-            return
-        seconds = max(time.monotonic() - self.began, 1e-9)
-        rate = (state.global_step - self.first_step) / seconds
-        line = {
-            "step": state.global_step,
-            "loss": logs["loss"],
-            "learning_rate": logs.get("learning_rate"),
-            "grad_norm": logs.get("grad_norm"),
-            "images_per_second": round(rate * self.images, 2),
-            "questions_per_second": round(rate * self.images * self.questions, 2),
-        }
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        if self.report:
-            left = (state.max_steps - state.global_step) / rate if rate else math.inf
-            self.report(
-                Progress(
-                    step=state.global_step,
-                    steps=state.max_steps,
-                    loss=logs["loss"],
-                    images_per_second=rate * self.images,
-                    questions_per_second=rate * self.images * self.questions,
-                    seconds_left=left,
-                )
-            )
-
-
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):  # the last line of a killed run may be cut off
-        return math.inf
+    steps, warmup = more["max_steps"], more["warmup_steps"]
+    schedule: dict[str, Any] = {"lr_scheduler_type": "cosine"}
+    if section.schedule == "constant":
+        # Constant, then down: a run can be made longer or shorter while it is under way (`train.steps` is free).
+        decay = max(0, min(section.decay_steps, steps - warmup))
+        schedule = {"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"num_decay_steps": decay}}
+    return TrainingArguments(
+        output_dir=str(folder),
+        learning_rate=section.learning_rate,
+        weight_decay=section.weight_decay,
+        max_grad_norm=section.max_grad_norm,
+        seed=section.seed,
+        logging_steps=section.log_steps,
+        logging_nan_inf_filter=False,  # it would wait for the device in every micro-batch; `_agree` looks once a step
+        save_steps=section.save_steps,
+        ignore_data_skip=True,  # the loader begins where the run goes on
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        use_cache=True,  # the Trainer writes it into the config, which is saved; the training step itself uses none
+        report_to=list(section.report_to),
+        **schedule,
+        **more,
+    )
