@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import album
     from .api import Eyes
     from .loading import load
     from .model import (
@@ -49,11 +50,14 @@ __all__ = [
     "VLoRAModel",
     "VLoRAProcessor",
     "VisualParameters",
+    "album",
     "load",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "album":
+        return import_module(".album", __name__)
     if name not in _HOME:
         raise AttributeError(f"module 'vlora' has no attribute {name!r}")
     return getattr(import_module(f".{_HOME[name]}", __name__), name)

@@ -4,7 +4,9 @@
     ├── InputError            what the user gave cannot be used              (also ValueError)
     │   ├── ImageError        a file or object that is not a usable image
     │   ├── DataError         a sample or a data file that cannot be trained on
-    │   └── ConfigError       a config file, with every wrong field at once
+    │   ├── ConfigError       a config file, with every wrong field at once
+    │   └── NotInAlbum        a name that no image of an album has           (also KeyError)
+    ├── AlbumError            an album that cannot be used, or of another model (also ValueError)
     ├── ModelNotFound         a model name or folder that does not exist     (also FileNotFoundError)
     ├── CheckpointError       weights missing, damaged, or of another model  (also ValueError)
     ├── UnsupportedModel      an architecture that cannot wear weights       (also ValueError)
@@ -53,6 +55,17 @@ class ConfigError(InputError):
     def __reduce__(self) -> tuple[type[ConfigError], tuple[str, tuple[str, ...]]]:
         """Travel between processes: an exception is made anew from its arguments, not from its message."""
         return type(self), (self.source, self.problems)
+
+
+class NotInAlbum(InputError, KeyError):
+    """A name that no image of an album has, or that several different ones have."""
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)  # KeyError would print the quotes and escapes of a repr
+
+
+class AlbumError(VLoRAError, ValueError):
+    """An album that is missing, damaged, busy, full, or belongs to another model."""
 
 
 class ModelNotFound(VLoRAError, FileNotFoundError):

@@ -2,7 +2,9 @@
 
 | command | what it does |
 |---|---|
-| `ask` | answers a question about an image |
+| `ask` | answers a question about an image, or about the images of an album |
+| `encode` | looks at many images once, and keeps what was seen in an album |
+| `album` | says what is in an album, checks, exports, joins and prunes it |
 | `demo` | answers questions about the images of this repository |
 | `train` | trains a generator from a config file |
 | `plot` | the losses of training runs against steps, samples and seconds |
@@ -26,12 +28,14 @@ import typer
 
 from .. import __version__
 from ._output import set_debug
+from .album import album
 from .ask import ask
 from .convert import convert
 from .cost import cost
 from .data import data
 from .demo import demo
 from .doctor import doctor
+from .encode import encode
 from .evaluate import evaluate
 from .export import export
 from .inspect import inspect
@@ -68,8 +72,9 @@ def options(
     set_debug(debug)
 
 
-for command in (ask, demo, train, plot, evaluate, inspect, cost, export, doctor):
+for command in (ask, demo, train, plot, evaluate, inspect, cost, export, encode, doctor):
     app.command()(command)
+app.add_typer(album, name="album")
 app.add_typer(convert, name="convert")
 app.add_typer(data, name="data")
 

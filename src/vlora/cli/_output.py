@@ -25,6 +25,9 @@ P = ParamSpec("P")
 MISTAKE, BUG, INTERRUPTED = 2, 1, 130
 """Exit codes: the user's mistake, ours, and Ctrl-C."""
 
+INCOMPLETE, DAMAGED = 3, 4
+"""Exit codes of work that was done but for some of its input, which is listed; and of a check that found damage."""
+
 PIPE_WIDTH = 160
 
 _debug: ContextVar[bool] = ContextVar("debug", default=False)

@@ -1,15 +1,18 @@
-"""`vlora ask`: a question about an image."""
+"""`vlora ask`: a question about an image, or about the images of an album."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..album import is_album
 from ..errors import ImageError, InputError
-from ._eyes import AsJson, Device, Model, load_eyes, timed_answer
+from ._ask_album import ask_album
+from ._eyes import AsJson, Device, load_eyes, timed_answer
 from ._output import command, print_json, printable, say
 
 if TYPE_CHECKING:
@@ -22,18 +25,49 @@ STDIN = "-"
 
 @command
 def ask(
-    image: Annotated[str, typer.Argument(help="A PNG, JPEG, WEBP, GIF, BMP or TIFF file; - reads it from stdin.")],
+    image: Annotated[
+        str, typer.Argument(help="A PNG, JPEG, WEBP, GIF, BMP or TIFF file, - for stdin, or the folder of an album.")
+    ],
     question: Annotated[str, typer.Argument(help="What you want to know.")],
     more: Annotated[
         list[str] | None,
         typer.Option("--and", metavar="IMAGE", help="One more image the question is about; as often as you like."),
     ] = None,
-    model: Model = "nano",
+    select: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Of an album: images whose path ends so, as in '2026/*.jpg', or hash:3fa9; as often as you like.",
+        ),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Of an album: every image.")] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(help="nano, a folder with a checkpoint, or a hub id; default: nano, or the album's own."),
+    ] = None,
     device: Device = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of the longest answer.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Of an album: images at a time.")] = 32,
     as_json: AsJson = False,
 ) -> None:
-    """Answer a question about an image, or about several: the model wears the sum of their ΔW."""
+    """Answer a question about an image, or about several: the model wears the sum of their ΔW.
+
+    Of an album, answer it about each image that is selected.
+    """
+    if _is_album(image, select, every, more):
+        check_question(question)
+        ask_album(
+            Path(image),
+            question,
+            patterns=None if every else select,
+            model=model,
+            device=device,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            as_json=as_json,
+        )
+        return
+    model = model or "nano"
     # All are checked before the model is loaded, which takes seconds.
     images = [image, *(more or [])]
     pictures = read_images(images)
@@ -58,6 +92,20 @@ def ask(
             "timings_ms": {"load": load_ms, "encode": answer.encode_ms, "answer": answer.answer_ms},
         }
     )
+
+
+def _is_album(image: str, select: list[str] | None, every: bool, more: list[str] | None) -> bool:
+    """Whether an album is asked, which then must be said how much of it; or an image, which has no parts."""
+    chosen = bool(select) or every
+    if not is_album(image):
+        if chosen:
+            raise InputError(f"{image!r} is no album, so that --select and --all mean nothing: leave them out.")
+        return False
+    if more:
+        raise InputError("--and joins single images, and an album is many: ask it with --select or --all.")
+    if not chosen or (select and every):
+        raise InputError(f"{image!r} is an album: say which of its images with --select PATTERN, or --all for all.")
+    return True
 
 
 def read_image(image: str) -> Image.Image:
