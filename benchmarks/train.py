@@ -237,7 +237,7 @@ def show(title: str, result: dict[str, Any]) -> None:
         )
     for name, row in result["ways"].items():
         print(
-            f"  {name:>13}: {row['texts_per_second']:7.2f} texts/s  {row['text_tokens_per_second']:7.1f} text tokens/s  "
+            f"  {name:>13}: {row['texts_per_second']:7.2f} texts/s {row['text_tokens_per_second']:7.1f} text tokens/s  "
             f"padding {row['padding_share']:5.1%}  {row['gigaflops_per_text']:7.2f} GFLOP a text  "
             f"{row['gigaflops_per_second']:6.1f} GFLOP/s"
         )
