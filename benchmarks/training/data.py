@@ -44,15 +44,16 @@ class Captions:
     Args:
         samples: how many.
         seed: decides all of it.
+        spread: standard deviation of the logarithm of a caption's words.
     """
 
     name = "captions"
     augment = False
 
-    def __init__(self, samples: int, *, seed: int = 0) -> None:
+    def __init__(self, samples: int, *, seed: int = 0, spread: float = 0.4) -> None:
         dice = np.random.default_rng(seed)
         words = WORDS.split()
-        lengths = np.exp(dice.normal(np.log(20), 0.4, samples)).round().clip(8, 40).astype(int)
+        lengths = np.exp(dice.normal(np.log(20), spread, samples)).round().clip(8, 40).astype(int)
         self.texts = [" ".join(dice.choice(words, length)).capitalize() + "." for length in lengths]
         self.images = [_jpeg(dice) for _ in range(samples)]
 

@@ -60,8 +60,14 @@ def __getattr__(name: str) -> Any:
 
 
 def _is_command() -> bool:
-    """Whether this process is the `vlora` command (or `python -m vlora...`), which imports torch when it needs it."""
-    return bool(sys.argv) and (sys.argv[0] == "-m" or Path(sys.argv[0]).name in ("vlora", "vlora.exe"))
+    """Whether this process is the `vlora` command (or `python -m vlora...`), which imports torch when it needs it.
+
+    So are the workers that it spawns, which get its arguments.
+    """
+    if not sys.argv:
+        return False
+    path = Path(sys.argv[0])
+    return sys.argv[0] == "-m" or path.name in ("vlora", "vlora.exe") or path.parts[-2:] == ("cli", "__main__.py")
 
 
 if not _is_command():

@@ -50,6 +50,10 @@ class ConfigError(InputError):
         lines = "".join(f"\n  {problem}" for problem in self.problems)
         super().__init__(f"{source} has {len(self.problems)} wrong field{plural}:{lines}")
 
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[str, tuple[str, ...]]]:
+        """Travel between processes: an exception is made anew from its arguments, not from its message."""
+        return type(self), (self.source, self.problems)
+
 
 class ModelNotFound(VLoRAError, FileNotFoundError):
     """A model name or folder that does not exist."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,72 @@ def load(
     else:
         model, processor = _load_full(str(name), folder)
     return Eyes(model.to(target), processor, name=str(name))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class TextProcessor:
+    """What renders conversations: the part of a processor that needs no image.
+
+    Args:
+        tokenizer: the language model's.
+        chat_template: Jinja; None keeps the tokenizer's.
+        image_token: as in `VLoRAProcessor`.
+        image_placeholder: as in `VLoRAConfig`.
+    """
+
+    tokenizer: Any
+    chat_template: str | None
+    image_token: str = "<image>"
+    image_placeholder: str = "erase"
+
+
+def text_processor(
+    language_model: str | Path, *, checkpoint: str | Path | None = None, chat_template: str | None = None
+) -> TextProcessor:
+    """A tokenizer and a template, without loading a model.
+
+    Args:
+        language_model: `nano`, a folder or a hub id.
+        checkpoint: a VLoRA checkpoint whose tokenizer and template come first.
+        chat_template: comes before all others.
+
+    Raises:
+        ModelNotFound: no such model.
+        CheckpointError: damaged files.
+    """
+    if checkpoint is None:
+        tokenizer = tokenizer_of(language_model)
+        return TextProcessor(tokenizer, chat_template or tokenizer.chat_template)
+    folder = Path(checkpoint)
+    if not (folder / "config.json").is_file():
+        raise ModelNotFound(f"There is no checkpoint {str(checkpoint)!r}: give a folder with a VLoRA checkpoint.")
+    in_parts = (folder / PARTS_FILE).is_file()
+    tokenizer = tokenizer_of(read_parts(folder).language_model.source if in_parts else folder)
+    with _one_sentence(f"The checkpoint {str(checkpoint)!r}"):
+        config = VLoRAConfig.from_pretrained(folder)
+        template = folder / "chat_template.jinja"
+        own = template.read_text(encoding="utf-8") if template.is_file() else tokenizer.chat_template
+    return TextProcessor(tokenizer, chat_template or own, config.image_token, config.image_placeholder)
+
+
+def tokenizer_of(source: str | Path) -> Any:
+    """The tokenizer of a language model; `nano` is SmolLM2-135M-Instruct.
+
+    Raises:
+        ModelNotFound: no such model.
+        CheckpointError: damaged files.
+    """
+    if str(source) == NANO:
+        from .nano.parts import language_model_folder
+
+        source = language_model_folder()
+    elif not Path(source).exists() and len(str(source).split("/")) != 2:
+        raise ModelNotFound(f"There is no language model {str(source)!r}: give {NANO!r}, a folder, or a hub id.")
+    with _one_sentence(f"The tokenizer of {str(source)!r}"):
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def language_model_and_tokenizer(source: str | Path) -> tuple[Any, Any]:

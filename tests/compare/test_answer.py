@@ -52,7 +52,9 @@ def test_equal_to_transformers_generate(pair: tuple[Any, Any]) -> None:
 def test_an_image_is_looked_at_once(pair: tuple[Any, Any]) -> None:
     model, processor = pair
     looks: list[int] = []
-    hook = model.model.vision_tower.register_forward_pre_hook(lambda _, args: looks.append(len(args[0])))
+    hook = model.model.vision_tower.register_forward_pre_hook(
+        lambda _, args, named: looks.append(len(named["pixel_values"])), with_kwargs=True
+    )
     answer(model, processor, IMAGES, QUESTIONS, 3)
     hook.remove()
     assert looks == [3]

@@ -97,7 +97,9 @@ def test_checkpointing_changes_nothing(reentrant: bool) -> None:
 def test_one_look_serves_all_rows_of_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = tiny_baseline()
     looks: list[int] = []
-    model.model.vision_tower.register_forward_pre_hook(lambda _, args: looks.append(len(args[0])))
+    model.model.vision_tower.register_forward_pre_hook(
+        lambda _, args, named: looks.append(len(named["pixel_values"])), with_kwargs=True
+    )
     texts = [([-1, 5 + row, 20, 21], 2) for row in range(6)]
     batch = batch_of(model, texts) | {"pixel_values": images(2)}
     loss = baseline_loss(model, batch)
@@ -142,9 +144,11 @@ def test_a_text_that_was_cut_may_name_fewer_images() -> None:
     )
 
 
-def test_half_precision_beside_whole() -> None:
-    """A frozen language model in bfloat16, encoder and projector in float32."""
+@pytest.mark.parametrize("vision", [torch.float32, torch.bfloat16])
+def test_half_precision_beside_whole(vision: torch.dtype) -> None:
+    """A frozen language model in bfloat16, the encoder too where it is fast, the projector in float32."""
     model, _ = tiny_baseline()
+    model.model.vision_tower.to(vision)
     model.model.language_model.to(torch.bfloat16)
     model.lm_head.to(torch.bfloat16)
     whole, _ = tiny_baseline()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tests.helpers import TEMPLATE, TEXT_VOCABULARY, tiny_tokenizer
-from vlora.compare.tokens import expand_images, with_image_token
+from vlora.compare.tokens import expand_images, with_image_token, with_images
 from vlora.errors import UnsupportedModel
 from vlora.model.loss import IGNORED
 
@@ -87,3 +89,41 @@ def test_each_image_gets_its_places() -> None:
     assert ids == [1, 9, 9, 9, 2, 9, 9, 9, 3]
     assert labels == [IGNORED] * 4 + [2] + [IGNORED] * 3 + [3]
     assert expand_images([1, 2], [1, 2], image_token_id=9, tokens_per_image=3) == ([1, 2], [1, 2])
+
+
+# -- templates ----------------------------------------------------------------------------------------
+
+TEXT_ONLY = """\
+{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system
+You help.<|im_end|>
+' }}{% endif %}{{'<|im_start|>' + message['role'] + '
+' + message['content'] + '<|im_end|>' + '
+'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant
+' }}{% endif %}"""
+AS_A_LIST = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+REFUSES = """\
+{% for m in messages %}{% if m.content is not string %}{{ raise_exception('text only') }}{% endif %}{{ m.content }}
+{% endfor %}"""
+CHAT: list[dict[str, Any]] = [
+    {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what is "}, {"type": "image"}]},
+    {"role": "assistant", "content": "a thing"},
+    {"role": "user", "content": "and this?"},
+]
+
+
+@pytest.mark.parametrize("template", [TEXT_ONLY, AS_A_LIST, REFUSES])
+def test_a_template_for_text_is_told_images_as_text(template: str) -> None:
+    tokenizer = tiny_tokenizer("<empty_output>")
+    changed = with_images(template, tokenizer, "<empty_output>")
+    told = [CHAT[0] | {"content": "<empty_output>what is <empty_output>"}, *CHAT[1:]]
+    for begun in (False, True):
+        options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": begun}
+        expected = tokenizer.apply_chat_template(told, chat_template=template, **options)
+        assert tokenizer.apply_chat_template(CHAT, chat_template=changed, **options) == expected
+        assert tokenizer.apply_chat_template(told, chat_template=changed, **options) == expected
+
+
+def test_a_template_for_images_is_kept() -> None:
+    assert with_images(TEMPLATE, tiny_tokenizer("<image>"), "<image>") == TEMPLATE
+    changed = with_images(TEMPLATE, tiny_tokenizer("<empty_output>"), "<empty_output>")
+    assert changed == TEMPLATE.replace("<image>", "<empty_output>")

@@ -36,7 +36,14 @@ def build(*, kv_heads: int = 8, **generator: Any) -> Any:
         num_key_value_heads=kv_heads,
         vocab_size=500,
     )
-    options = {"dim": 128, "depth": 2, "heads": 4, "rank": 16, "alpha": 16, "layers": (1, 3)} | generator
+    options: dict[str, Any] = {
+        "dim": 128,
+        "depth": 2,
+        "heads": 4,
+        "rank": 16,
+        "alpha": 16,
+        "layers": (1, 3),
+    } | generator
     config = VLoRAConfig(vision_config=vision, text_config=text, generator_config=GeneratorConfig(**options))
     return VLoRAForConditionalGeneration(config).train()
 

@@ -24,7 +24,7 @@ from tests.train.processes import (
     losses,
     start,
 )
-from vlora.errors import DataError, InputError, VLoRAError
+from vlora.errors import DataError, InputError, MissingDependency, VLoRAError
 from vlora.train.config import TrainConfig, load_config
 from vlora.train.run import Interrupted, train
 from vlora.train.watch import Progress
@@ -172,6 +172,11 @@ def test_a_run_folder_that_is_being_written_is_refused(tiny_config: Path, tmp_pa
     finally:
         done.set()
         holder.join()
+
+
+def test_a_reporter_that_is_not_there_is_named(tiny_config: Path, tmp_path: Path) -> None:
+    with pytest.raises(MissingDependency, match=r"train.report_to names wandb, .* run `pip install wandb`"):
+        train(settings(tiny_config, "train.report_to=[wandb]"), run_dir=tmp_path / "run")
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(tiny_config: Path, tmp_path: Path) -> None:

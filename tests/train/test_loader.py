@@ -15,7 +15,7 @@ from vlora.train.order import Order, Steps
 def tasks(processes: int, per_device: int | None, size: int = 12) -> list[list[tuple[int, float]]]:
     """(index, weight) of every step, all processes together."""
     config = settings(images_per_step=size, images_per_device=per_device)
-    steps = Steps(Order([[30, 20]], weights=None, seed=3, together=2), size=size, length=lambda pick: pick.index % 7)
+    steps = Steps(Order([[30, 20]], weights=None, seed=3, together=2), size=size, length=lambda pick: pick.number % 7)
     count = accumulation(config, processes)
     read: list[list[tuple[int, float]]] = [[] for _ in range(2 * steps.per_epoch)]
     for process in range(processes):
@@ -26,7 +26,7 @@ def tasks(processes: int, per_device: int | None, size: int = 12) -> list[list[t
         if per_device:
             assert max(map(len, micro)) <= per_device
         for number, batch in enumerate(micro):
-            read[number // count] += [(task.pick.index, task.weight / (processes * count)) for task in batch]
+            read[number // count] += [(task.pick.number, task.weight / (processes * count)) for task in batch]
     return read
 
 
@@ -46,7 +46,7 @@ def test_a_step_is_the_same_for_any_number_of_processes(processes: int, per_devi
 
 
 def test_a_run_that_goes_on_reads_what_is_left() -> None:
-    steps = Steps(Order([[50]], weights=None, seed=3, together=2), size=12, length=lambda pick: pick.index % 7)
+    steps = Steps(Order([[50]], weights=None, seed=3, together=2), size=12, length=lambda pick: pick.number % 7)
     whole = list(MicroBatches(steps, first=0, last=10, world=World(1, 0, 1)))
     assert list(MicroBatches(steps, first=4, last=10, world=World(1, 0, 1))) == whole[4:]
 

@@ -112,7 +112,8 @@ def test_augmentation_keeps_colour_and_size(seed: int) -> None:
 
 def look(name: str, images: int, texts: int, weight: float = 1.0) -> Look:
     words = [([1, 2, 3], [IGNORED, 2, 3]), ([4, 5], [IGNORED, 5]), ([6], [6])]
-    return Look(name, [torch.full((3, 4, 4), float(n)) for n in range(images)], words[:texts], weight)
+    tokens = sum(len(ids) for ids, _ in words[:texts])
+    return Look(name, [torch.full((3, 4, 4), float(n)) for n in range(images)], words[:texts], weight, tokens)
 
 
 def test_rows_in_the_order_of_their_images_need_no_index() -> None:

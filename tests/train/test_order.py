@@ -48,7 +48,7 @@ def test_samples_that_lie_together_are_read_together() -> None:
 
 def test_a_mixture_without_weights_is_everything_once() -> None:
     row = order()
-    assert Counter((p.source, p.index) for p in (row[place] for place in range(28))) == Counter(SAMPLES)
+    assert Counter((p.source, p.number) for p in (row[place] for place in range(28))) == Counter(SAMPLES)
 
 
 def test_weights_are_shares_and_each_source_goes_its_own_rounds() -> None:
@@ -60,18 +60,18 @@ def test_weights_are_shares_and_each_source_goes_its_own_rounds() -> None:
         mine = [pick for pick in picks if pick.source == source]
         for visit in range(len(mine) // sum(own)):
             seen = mine[visit * sum(own) : (visit + 1) * sum(own)]
-            assert sorted(pick.index for pick in seen) == list(range(sum(own)))
+            assert sorted(pick.number for pick in seen) == list(range(sum(own)))
             assert {pick.visit for pick in seen} == {visit}
 
 
 @pytest.mark.parametrize("by_length", [False, True])
 def test_steps_never_mix_epochs(by_length: bool) -> None:
-    steps = Steps(order(), size=5, length=(lambda pick: pick.index % 4) if by_length else None, window=3)
+    steps = Steps(order(), size=5, length=(lambda pick: pick.number % 4) if by_length else None, window=3)
     assert steps.per_epoch == 6
     for epoch in range(2):
         looks = [steps[epoch * 6 + step] for step in range(6)]
         assert sorted(map(len, looks)) == [3, 5, 5, 5, 5, 5]
-        assert Counter((p.source, p.index) for one in looks for p in one) == Counter(SAMPLES)
+        assert Counter((p.source, p.number) for one in looks for p in one) == Counter(SAMPLES)
         for step in range(7):
             assert steps.looks_before(epoch * 6 + step) == epoch * 28 + sum(map(len, looks[:step]))
 
@@ -79,11 +79,15 @@ def test_steps_never_mix_epochs(by_length: bool) -> None:
 def test_steps_by_length_are_of_one_length() -> None:
     plain = Order([[4000]], weights=None, seed=0, together=1)
     spread = {}
-    for name, length in (("length", lambda pick: pick.index % 100), ("random", None)):
+    for name, length in (("length", lambda pick: pick.number % 100), ("random", None)):
         steps = Steps(plain, size=20, length=length)
-        spread[name] = [max(p.index % 100 for p in steps[n]) - min(p.index % 100 for p in steps[n]) for n in range(200)]
+        spread[name] = [
+            max(p.number % 100 for p in steps[n]) - min(p.number % 100 for p in steps[n]) for n in range(200)
+        ]
     assert sum(spread["length"]) < 0.1 * sum(spread["random"])
-    first = [next(iter(Steps(plain, size=20, length=lambda pick: pick.index % 100)[n])).index % 100 for n in range(32)]
+    first = [
+        next(iter(Steps(plain, size=20, length=lambda pick: pick.number % 100)[n])).number % 100 for n in range(32)
+    ]
     assert first != sorted(first)  # short and long steps come in no order
 
 
@@ -101,5 +105,5 @@ def test_looks_are_dealt_out_evenly(looks: int, processes: int, accumulation: in
 
 def test_thirty_million_samples_need_no_list() -> None:
     large = Order([[1000] * 30_000], weights=None, seed=0, together=64)
-    steps = Steps(large, size=768, length=lambda pick: pick.index % 97)
-    assert len({pick.index for step in range(20_000, 20_010) for pick in steps[step]}) == 7680
+    steps = Steps(large, size=768, length=lambda pick: pick.number % 97)
+    assert len({pick.number for step in range(20_000, 20_010) for pick in steps[step]}) == 7680

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 
 import vlora
+from tests.train.processes import largest_loss_difference, lines, losses
 from vlora.errors import CheckpointError, InputError
 from vlora.model.assemble import fingerprint
 from vlora.train.checkpoint import last_checkpoint
 from vlora.train.config import load_config
 from vlora.train.learner import build
-from vlora.train.run import train
+from vlora.train.run import Interrupted, train
 from vlora.train.watch import Progress
 
 SCRIPT = """
@@ -29,11 +33,6 @@ from vlora.train.config import load_config
 from vlora.train.run import train
 train(load_config(sys.argv[1]), run_dir=sys.argv[2], resume=sys.argv[3])
 """
-
-
-def losses(run: Path) -> dict[int, float]:
-    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return {line["step"]: line["loss"] for line in map(json.loads, lines)}
 
 
 def test_a_run_leaves_a_checkpoint_that_loads(tiny_config: Path, tmp_path: Path) -> None:
@@ -83,6 +82,38 @@ def test_killed_and_resumed_is_the_uninterrupted_run(tiny_config: Path, tmp_path
     assert max(abs(found[step] - expected[step]) for step in expected) < 1e-4
     a, b = (load_file(run / "final" / "generator.safetensors") for run in (whole, broken))
     assert max((a[name].float() - b[name].float()).abs().max() for name in a) < 1e-2  # stored in bfloat16
+
+
+def test_a_wish_ends_the_run_after_its_step_and_saves(tiny_config: Path, tmp_path: Path) -> None:
+    config, asked = load_config(tiny_config), iter([False, True])
+    with pytest.raises(Interrupted, match=r"stopped after step 2 of 12, which is saved: go on with --resume auto"):
+        train(config, run_dir=tmp_path / "run", stop=lambda: next(asked))
+    assert last_checkpoint(tmp_path / "run") == tmp_path / "run" / "checkpoint-2"
+    train(config, run_dir=tmp_path / "run", resume="auto")
+    assert sorted(losses(tmp_path / "run")) == list(range(1, 13))
+
+
+def test_a_run_that_goes_on_waits_for_what_is_left_of_a_killed_one(tiny_config: Path, tmp_path: Path) -> None:
+    config, run = load_config(tiny_config, ["train.steps=1", "train.warmup_steps=0"]), tmp_path / "run"
+    run.mkdir()
+    held = FileLock(run / ".lock", thread_local=False)
+    held.acquire()
+    with pytest.raises(InputError, match="is in use by another process"):
+        train(config, run_dir=run)
+    threading.Timer(0.5, held.release).start()
+    assert train(config, run_dir=run, resume="auto") == run / "final"
+
+
+def test_a_run_made_longer_is_the_long_run(tiny_config: Path, tmp_path: Path) -> None:
+    whole, longer = tmp_path / "whole", tmp_path / "longer"
+    options = ["train.decay_steps=0", "train.steps=8"]
+    train(load_config(tiny_config, options), run_dir=longer)
+    shutil.rmtree(longer / "final")
+    for run, resume in ((whole, "none"), (longer, "auto")):
+        train(load_config(tiny_config, [*options, "train.steps=12"]), run_dir=run, resume=resume)
+    rates = [[line["learning_rate"] for line in lines(run / "metrics.jsonl")] for run in (whole, longer)]
+    assert rates[0] == rates[1]
+    assert largest_loss_difference(whole, longer) < 1e-4
 
 
 def test_a_checkpoint_without_its_last_file_is_passed_over(tmp_path: Path) -> None:

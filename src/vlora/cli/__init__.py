@@ -5,9 +5,11 @@
 | `ask` | answers a question about an image |
 | `demo` | answers questions about the images of this repository |
 | `train` | trains a generator from a config file |
+| `plot` | the losses of training runs against steps, samples and seconds |
 | `evaluate` | accuracy on a task, with 95 % intervals and controls |
 | `inspect` | what a model is made of, and the size and rank of each ΔW of an image |
 | `cost` | FLOPs, parameters and bytes by formula, against the same model with visual tokens |
+| `data` | looks at training data, and makes shards of them |
 | `convert` | makes a checkpoint of the VLoRA authors one of ours |
 | `doctor` | what is installed, what is missing, and how to get it |
 
@@ -26,10 +28,12 @@ from ._output import set_debug
 from .ask import ask
 from .convert import convert
 from .cost import cost
+from .data import data
 from .demo import demo
 from .doctor import doctor
 from .evaluate import evaluate
 from .inspect import inspect
+from .plot import plot
 from .train import train
 
 __all__ = ["app", "main"]
@@ -62,9 +66,10 @@ def options(
     set_debug(debug)
 
 
-for command in (ask, demo, train, evaluate, inspect, cost, doctor):
+for command in (ask, demo, train, plot, evaluate, inspect, cost, doctor):
     app.command()(command)
 app.add_typer(convert, name="convert")
+app.add_typer(data, name="data")
 
 
 def main() -> None:

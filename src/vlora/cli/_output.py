@@ -46,6 +46,11 @@ def set_debug(on: bool) -> None:
     _debug.set(on)
 
 
+def debugging() -> bool:
+    """Whether tracebacks, and what the libraries say, are shown."""
+    return _debug.get()
+
+
 def out() -> Console:
     """The console of answers; a pipe has no width of its own, and gets one that tables fit into."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)

@@ -45,9 +45,7 @@ def show_plan(
     """Make a plan and print it."""
     from ..train.plan import Hardware, make_plan
 
-    hardware = Hardware(
-        gpus=gpus, gpu_memory=int(gpu_memory * 1e9), gpu_flops=gpu_tflops * 1e12, utilisation=utilisation
-    )
+    hardware = Hardware(gpus=gpus, gpu_memory=gpu_memory * 1e9, gpu_flops=gpu_tflops * 1e12, utilisation=utilisation)
     plan = make_plan(config, hardware=hardware, samples=samples, tokens=tokens, supervised=supervised)
     if as_json:
         print_json(plan.to_dict())
@@ -143,8 +141,9 @@ def _time(plan: Plan) -> Table:
     table.add_row("gradient checkpointing", *("on" if side.checkpointing else "off" for side in sides))
     table.add_row("samples/s of a GPU", *(_number(side.samples_per_second) for side in sides))
     table.add_row("  as papers count", *(_pair(side.plain_samples_per_second) for side in sides), style="dim")
-    table.add_row("hours", *(_number(side.hours) for side in sides), style="bold")
-    table.add_row("  as papers count", *(_pair(side.plain_hours) for side in sides), style="dim")
+    table.add_row("time", *(_duration(side.hours) for side in sides), style="bold")
+    plain = [" / ".join(_duration(hours) for hours in side.plain_hours or (None,)) for side in sides]
+    table.add_row("  as papers count", *plain, style="dim")
     return table
 
 
@@ -189,13 +188,20 @@ def _data(plan: Plan) -> str:
     return f"{known}; {amount.steps:,} steps of {batch:,}{passes}"
 
 
-def _pair(values: tuple[float, float] | None) -> str:
-    return "unknown" if values is None else " / ".join(_number(value) for value in values)
+def _pair(values: tuple[float, float]) -> str:
+    return " / ".join(_number(value) for value in values)
 
 
-def _number(value: float | None) -> str:
-    if value is None:
+def _duration(hours: float | None) -> str:
+    if hours is None:
         return "unknown"
+    for unit, seconds in (("h", 3600), ("min", 60)):
+        if hours * 3600 >= seconds:
+            return f"{_number(hours * 3600 / seconds)} {unit}"
+    return f"{_number(hours * 3600)} s"
+
+
+def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 

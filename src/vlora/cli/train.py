@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
+from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
+from ..errors import InputError
 from ._eyes import AsJson
-from ._output import INTERRUPTED, command, err, note, print_json, say
+from ._output import INTERRUPTED, command, debugging, err, note, print_json, say
 
 if TYPE_CHECKING:
+    from ..train.config import TrainConfig
     from ..train.watch import Progress
 
     class Report(Protocol):
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
         def __call__(self, progress: Progress, /) -> None: ...
 
 
-_PLAN = "A plan (--plan)"
+_PLAN, _RAY = "A plan (--plan)", "A cluster (--ray)"
 
 
 @command
@@ -53,6 +56,24 @@ def train(
     supervised: Annotated[
         int | None, typer.Option(help="Of those, with a loss; default all.", rich_help_panel=_PLAN)
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Train on a Ray cluster: its address, auto, or local.", rich_help_panel=_RAY
+        ),
+    ] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|MIN:MAX", help="Processes on it; a range may shrink and grow; default 1.", rich_help_panel=_RAY
+        ),
+    ] = None,
+    gpus_per_worker: Annotated[
+        int | None, typer.Option(help="0 or 1; default 1 if the cluster has any.", rich_help_panel=_RAY)
+    ] = None,
+    max_failures: Annotated[
+        int, typer.Option(help="Lost workers that are made up for; -1: all.", rich_help_panel=_RAY)
+    ] = 3,
     as_json: AsJson = False,
 ) -> None:
     """Train a model from a config file, or plan it; with torchrun, on several GPUs.
@@ -78,6 +99,8 @@ def train(
             as_json=as_json,
         )
         return
+    if ray is None and (workers is not None or gpus_per_worker is not None):
+        raise InputError("--workers and --gpus-per-worker are for a cluster: give --ray too, as in --ray local.")
     from transformers.utils import logging as transformers_logging
 
     from ..train.run import Interrupted
@@ -86,7 +109,19 @@ def train(
     transformers_logging.disable_progress_bar()
     try:
         with _progress() as report:
-            final = run(settings, run_dir=run_dir, resume=resume, report=report)
+            if ray is None:
+                final = run(settings, run_dir=run_dir, resume=resume, report=report)
+            else:
+                final = _on_ray(
+                    settings,
+                    run_dir=run_dir,
+                    address=ray,
+                    workers=workers,
+                    gpus_per_worker=gpus_per_worker,
+                    max_failures=max_failures,
+                    resume=resume,
+                    report=report,
+                )
     except Interrupted as stopped:
         if _first():
             note(f"Interrupted: {stopped}")
@@ -97,6 +132,14 @@ def train(
         print_json({"name": settings.name, "model": str(final)})
     else:
         say(f"The model is in {final}{_advice(settings.paradigm, final)}")
+
+
+def _on_ray(settings: TrainConfig, *, workers: str | None, **options: Any) -> Path:
+    """Train on a cluster, without what Ray writes when a worker dies."""
+    from ..train.cluster import train_on_ray, workers_of
+
+    with redirect_stdout(sys.stderr if debugging() else StringIO()):
+        return train_on_ray(settings, workers=workers_of(workers or "1"), tell=note, **options)
 
 
 def _advice(paradigm: str, final: Path) -> str:

@@ -84,7 +84,9 @@ def _prompt(model: Any, processor: Any, images: int, question: str) -> list[int]
     if not question.strip():
         raise InputError("The question is empty: write what you want to know about the image.")
     tokenizer = processor.tokenizer
-    content = processor.image_token * images + harmless(question.strip(), tokenizer, processor.image_token)
+    content: Any = harmless(question.strip(), tokenizer, processor.image_token)
+    if images:
+        content = [*[{"type": "image"}] * images, {"type": "text", "text": content}]
     prompt: str = tokenizer.apply_chat_template(
         [{"role": "user", "content": content}],
         chat_template=processor.chat_template,

@@ -25,7 +25,7 @@ from ..errors import UnsupportedModel
 from ..model.inject import check_supported
 from ..model.vision import feature_shape, patch_count, takes_layers
 from .llava import LlavaForConditionalGeneration
-from .tokens import expand_images, with_image_token
+from .tokens import expand_images, with_image_token, with_images
 
 
 def build_baseline(
@@ -46,8 +46,8 @@ def build_baseline(
         vision_tower: the encoder; becomes part of the model.
         image_processor: the encoder's.
         tokenizer: the language model's; is left as it is.
-        feature_layer: which hidden states are projected, as in `VLoRAConfig`.
-        select: `default` or `full`, as in `VLoRAConfig`.
+        feature_layer: which hidden states are projected; `vision_feature_layer` of `VLoRAConfig`.
+        select: `default` or `full`; `vision_feature_select_strategy` of `VLoRAConfig`.
         chat_template: Jinja; None keeps the tokenizer's.
         image_token: the token that keeps the places; None chooses, see `with_image_token`.
 
@@ -179,7 +179,7 @@ def _processor(config: Any, image_processor: Any, tokenizer: Any, *, token: str,
         vision_feature_select_strategy=strategy,
         # What the processor's own formula does not count: a class token, registers, patches cut off at the edge.
         num_additional_image_tokens=config.image_seq_length - (size // patch) ** 2 + dropped,
-        chat_template=template if template is None else template.replace("<image>", token),
+        chat_template=template if template is None else with_images(template, tokenizer, token),
         image_token=token,
     )
     processor.image_placeholder = "mask"  # as VLoRA's processor says that an image is named in the rendered text

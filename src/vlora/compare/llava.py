@@ -1,11 +1,11 @@
 """transformers' LLaVA, trained the way VLoRA is: an image is looked at once, logits are computed where needed.
 
-The checkpoint is LLaVA's: the same configuration, the same names of weights, and so the same name of this class, which
-is written into it.
+The checkpoint is LLaVA's, to the names of its weights.
 """
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -15,10 +15,17 @@ from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
 
 from ..errors import InputError
 from ..model.loss import supervised_loss
+from ..model.vision import encode
 
 
 class LlavaForConditionalGeneration(transformers.LlavaForConditionalGeneration):
     """LLaVA with a training step of its own; all else is its parent's."""
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """As the parent: transformers gives weights the names they are published by in classes of its own only."""
+        plain = copy.copy(self)  # the same parts
+        plain.__class__ = transformers.LlavaForConditionalGeneration  # type: ignore[assignment]
+        plain.save_pretrained(*args, **kwargs)
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -124,9 +131,15 @@ def embed(
 
 def _look(model: LlavaModel, pixel_values: Tensor, tokens: int) -> Tensor:
     """`[image, 3, height, width]` -> visual tokens `[image, tokens, hidden]`."""
-    pixel_values = pixel_values.to(next(model.vision_tower.parameters()).dtype)
-    looked: Any = model.get_image_features(pixel_values, return_dict=True)  # type: ignore[arg-type]
-    features = torch.stack(list(looked.pooler_output))
+    config: Any = model.config
+    looked = encode(
+        model.vision_tower,
+        pixel_values,
+        feature_layer=config.vision_feature_layer,
+        select=config.vision_feature_select_strategy,
+    )
+    projector = model.multi_modal_projector  # learns in float32, whatever the encoder is kept in
+    features: Tensor = projector(looked.to(projector.linear_1.weight.dtype))
     if features.shape[1] != tokens:
         raise InputError(
             f"Images of {tuple(pixel_values.shape[-2:])} pixels make {features.shape[1]} visual tokens, and this model "

@@ -1,4 +1,4 @@
-"""The token that keeps an image's places in a text, found without growing the vocabulary.
+"""The token that keeps an image's places in a text: found without growing the vocabulary, written, repeated.
 
 LLaVA overwrites the embeddings at these places with visual tokens, but looks the token up before it does, so the
 token must lie inside the embedding. A row more would be a row more in the head too: a logit more, and another loss
@@ -8,9 +8,12 @@ than that of the language model which both sides of a comparison share. So a tok
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+from jinja2 import TemplateError
 
 from ..errors import UnsupportedModel
 from ..model.loss import IGNORED
@@ -76,6 +79,46 @@ def _candidates(tokenizer: Any, rows: int, template: str) -> Iterator[str]:
         getattr(backend, "model", None), "byte_fallback", False
     ):
         yield unknown
+
+
+# Makes text of messages in blocks, for a template that takes text only.
+_FLATTEN = """\
+{%- set flat = namespace(messages=[], text='') -%}
+{%- for message in messages -%}
+{%- if message['content'] is iterable and message['content'] is not string and message['content'] is not mapping -%}
+{%- set flat.text = '' -%}
+{%- for block in message['content'] -%}
+{%- set flat.text = flat.text + (IMAGE if block['type'] == 'image' else block['text']) -%}
+{%- endfor -%}
+{%- set flat.messages = flat.messages + [dict(message, content=flat.text)] -%}
+{%- else -%}
+{%- set flat.messages = flat.messages + [message] -%}
+{%- endif -%}
+{%- endfor -%}
+{%- set messages = flat.messages -%}
+"""
+
+
+def with_images(template: str, tokenizer: Any, token: str) -> str:
+    """A chat template that writes the token of an image where a message has one.
+
+    One that takes text only, as those of most language models, is told images as text; what else it writes stays.
+
+    Args:
+        template: Jinja.
+        tokenizer: of `with_image_token`.
+        token: likewise.
+    """
+    template = template.replace(_MARKER, token)
+    content = [{"type": "image"}, {"type": "text", "text": "what"}]
+    try:
+        written: str = tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], chat_template=template, tokenize=False
+        )
+    except (TemplateError, TypeError, ValueError):
+        written = ""
+    takes_images = written.count(token) == 1
+    return template if takes_images else _FLATTEN.replace("IMAGE", json.dumps(token)) + template
 
 
 def expand_images(

@@ -86,7 +86,7 @@ def open_image(source: ImageLike) -> Image.Image:
     if isinstance(given, (str, os.PathLike)):
         path = os.fsdecode(given)
         _refuse_address(path)
-        return _decode(_read(path), _label(path))
+        return _decode(read_file(path), _label(path))
     raise ImageError(
         f"an image was given as {type(given).__name__}: give a path, the bytes of a file, a PIL image or a uint8 array."
     )
@@ -118,8 +118,12 @@ def _refuse_address(path: str) -> None:
     raise ImageError(f"{_label(path)} is an address, and images are read from local files only: {advice}.")
 
 
-def _read(path: str) -> bytes:
-    """Read a regular, non-empty file of at most `MAX_BYTES`."""
+def read_file(path: str) -> bytes:
+    """Read a regular file, of one that is too large only one byte more than is allowed.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
     name = _label(path)
     if "\0" in path:
         raise ImageError(f"{name} is no path: give the path of a {_ALLOWED} file, or the bytes as `bytes`.")

@@ -150,7 +150,8 @@ def harmless(text: str, tokenizer: Any, *markers: str) -> str:
     tokens = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special} | set(markers)
     # Longest first: a broken token must not leave a shorter one whole.
     for token in sorted((token for token in tokens if len(token) > 1), key=len, reverse=True):
-        text = re.sub(f"{re.escape(token[0])}(?={re.escape(token[1:])})", lambda found: f"{found[0]} ", text)
+        if token in text:
+            text = re.sub(f"{re.escape(token[0])}(?={re.escape(token[1:])})", lambda found: f"{found[0]} ", text)
     return text
 
 

@@ -43,8 +43,9 @@ def _budget(plan: Plan) -> float:
 def _memory(plan: Plan) -> Iterator[str]:
     """It does not fit: how it would."""
     own, budget = plan.own, _budget(plan)
-    if own.peak.total <= budget:
-        return
+    recomputing = own.memory[own.strategy][True]
+    if own.peak.total <= budget or (not own.checkpointing and recomputing.total <= budget):
+        return  # the latter is told by `_recomputation`
     what = f"a step needs {_gb(own.peak.total)} of the {_gb(budget)} that a GPU of {_gb(plan.hardware.gpu_memory)} has"
     ways = [way for way in STRATEGIES if way != own.strategy and own.memory[way][own.checkpointing].total <= budget]
     if plan.hardware.gpus > 1 and ways:

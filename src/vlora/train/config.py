@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, cast, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ..errors import ConfigError, InputError
 
@@ -117,6 +117,11 @@ class TrainSection(_Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     stored_dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="precision of the final weights")
     report_to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
+
+    @field_validator("gradient_checkpointing", mode="before")
+    @classmethod
+    def _yaml_reads_on_as_true(cls, value: Any) -> Any:
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 class TrainConfig(_Section):

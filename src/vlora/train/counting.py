@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import mmap
 import re
 from collections.abc import Iterable
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.sets.easy_vqa import IMAGES
-from .config import SourceSection
+from .config import SourceSection, TrainConfig
 
 CAPTIONS = 500_000_000  # bytes of a table that are still read through
 SAMPLE, IMAGE = re.compile(rb'"(?:conversations|messages)"\s*:'), re.compile(rb'"images?"\s*:')
@@ -38,6 +39,25 @@ class Counted:
 
     samples: int
     without_image: int = 0
+
+
+@dataclass(frozen=True)
+class Amount:
+    """What a run sees.
+
+    Args:
+        samples: of one pass over the data; None if nobody says.
+        origin: `counted`, `limit` (of the sources), `given`, or `unknown`.
+        without_image: of the counted samples.
+        steps: optimiser steps; None if they are so many passes over an unknown number of samples.
+        seen: samples in all of them.
+    """
+
+    samples: int | None
+    origin: str
+    without_image: int
+    steps: int | None
+    seen: int | None
 
 
 def count(source: SourceSection) -> Counted | None:
@@ -64,6 +84,33 @@ def count(source: SourceSection) -> Counted | None:
         return None
     total = Counted(sum(each.samples for each in known), sum(each.without_image for each in known))
     return _cut(total, source.limit)
+
+
+def amount_of(config: TrainConfig, given: int | None) -> tuple[Amount, list[Counted | None]]:
+    """What a run sees, and the samples of each source.
+
+    Args:
+        config: the experiment.
+        given: samples of a pass over the data, in place of what the files and the sources' limits tell.
+    """
+    sources, train = config.data.sources, config.train
+    counts = [count(source) for source in sources]
+    known = [each for each in counts if each is not None]
+    limits = [each.samples if each else source.limit for each, source in zip(counts, sources, strict=True)]
+    samples, origin = given, "given" if given else "unknown"
+    if given is None and all(limit is not None for limit in limits):
+        samples = sum(limit for limit in limits if limit is not None)
+        origin = "counted" if len(known) == len(counts) else "limit"
+    steps = train.steps
+    if train.epochs is not None and samples is not None:
+        steps = max(1, math.ceil(train.epochs * samples / train.images_per_step))
+    seen = None
+    if train.steps is not None:
+        seen = train.steps * train.images_per_step
+    elif train.epochs is not None and samples is not None:
+        seen = round(train.epochs * samples)
+    without = sum(each.without_image for each in known)
+    return Amount(samples, origin, min(without, samples or 0), steps, seen), counts
 
 
 def name_of(source: SourceSection) -> str:

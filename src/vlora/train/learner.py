@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..compare.baseline import build_baseline, expand_images, save_baseline
 from ..errors import InputError, MissingDependency
 from ..loading import language_model_and_tokenizer, load
 from ..model import GeneratorConfig, VLoRAProcessor
@@ -30,7 +32,7 @@ from ..model.assemble import (
 )
 from ..model.inject import MODULE_OF
 from .config import TrainConfig, TrainSection
-from .looks import Collator
+from .looks import Collator, Places
 
 # What of a generator writes into the language model, and has a rate of its own.
 OUTPUT = ("b.", "static_a.", "scales")
@@ -48,7 +50,7 @@ class Learner:
     """
 
     model: Any
-    processor: VLoRAProcessor
+    processor: Any
     config: TrainConfig
     parts: Parts | None
 
@@ -86,9 +88,26 @@ class Learner:
         """Class names of the blocks of the language model, which are sharded one by one."""
         return sorted({type(block).__name__ for block in self.language_model.layers})  # type: ignore[union-attr]
 
-    def collator(self) -> Any:
-        """Makes micro-batches of this paradigm."""
+    def collator(self) -> Collator:
+        """Makes micro-batches."""
         return Collator(self.processor.tokenizer.pad_token_id)
+
+    def places(self) -> Places | None:
+        """What gives an image its visual tokens in a text; None where it has none."""
+        if self.parts:
+            return None
+        config = self.model.config
+        count = config.image_seq_length
+        return Places(partial(expand_images, image_token_id=config.image_token_id, tokens_per_image=count), count)
+
+    def checkpoint_gradients(self) -> None:
+        """Compute activations anew in the backward pass instead of keeping them."""
+        # Later versions of transformers prefer another name.
+        enable = getattr(self.model, "activation_checkpointing_enable", self.model.gradient_checkpointing_enable)
+        enable(**{f"{enable.__name__.removesuffix('_enable')}_kwargs": {"use_reentrant": False}})
+        # It makes the embeddings need a gradient, as the re-entrant form must have it; the backward pass would then
+        # go through every block, worn or not.
+        self.model.disable_input_require_grads()
 
     def finish(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
         """Write the final model: the generator alone if nothing else has learnt, else all of it.
@@ -105,12 +124,15 @@ class Learner:
             _merge_lora(self.language_model)
         if self.parts and train.language_model == "frozen" and train.vision == "frozen":
             save_generator(folder, self.model, self.processor, self.parts, dtype=dtype)
+        elif self.parts is None:
+            save_baseline(folder, model=self.model, processor=self.processor, dtype=dtype)
         else:
             self.model.to(dtype).save_pretrained(folder)
             self.processor.save_pretrained(folder)
 
     def _gather(self, state: dict[str, Tensor]) -> None:
         """Put a model that is whole in the place of one that is spread over processes."""
+        generation = self.model.generation_config
         with torch.device("meta"):
             whole = type(self.model)(self.model.config)
         self.model = whole
@@ -118,6 +140,7 @@ class Learner:
             _add_lora(self.language_model, self.config.train)
         whole.load_state_dict(state, strict=False, assign=True)
         whole.tie_weights()
+        whole.generation_config = generation
 
 
 def _rate(part: str, path: str, section: TrainSection) -> float:
@@ -139,26 +162,29 @@ def build(config: TrainConfig, device: torch.device) -> Learner:
         VLoRAError: parts that cannot be loaded, or that do not fit.
     """
     if config.paradigm == "visual-tokens":
-        from ..compare.baseline import build_baseline
-
-        causal_lm, tokenizer = language_model_and_tokenizer(config.model.language_model)
-        tower, image_processor = _vision(config)
-        model, processor = build_baseline(
-            causal_lm=causal_lm,
-            vision_tower=tower,
-            tokenizer=tokenizer,
-            image_processor=image_processor,
-            chat_template=config.model.chat_template or tokenizer.chat_template,
-            vision_feature_layer=config.model.vision_feature_layer,
-            vision_feature_select_strategy=config.model.vision_feature_select_strategy,
-        )
-        learner = Learner(model, processor, config, parts=None)
+        learner = _baseline(config)
     else:
         learner = _from_checkpoint(config) if config.model.checkpoint else _from_parts(config)
     _choose(learner, config.train)
     _set_precision(learner, device)
     learner.model.to(device)
     return learner
+
+
+def _baseline(config: TrainConfig) -> Learner:
+    section = config.model
+    causal_lm, tokenizer = language_model_and_tokenizer(section.language_model)
+    tower, image_processor = _vision(config)
+    model, processor = build_baseline(
+        causal_lm=causal_lm,
+        vision_tower=tower,
+        image_processor=image_processor,
+        tokenizer=tokenizer,
+        feature_layer=section.vision_feature_layer,
+        select=section.vision_feature_select_strategy,
+        chat_template=section.chat_template,
+    )
+    return Learner(model, processor, config, parts=None)
 
 
 def _from_checkpoint(config: TrainConfig) -> Learner:

@@ -16,6 +16,7 @@ from ..data.formats import open_source
 from ..data.sample import Source
 from ..errors import ConfigError
 from .config import DataSection, TrainConfig
+from .learner import Learner
 from .looks import Looks, Task
 from .order import Order, Steps, share
 
@@ -60,22 +61,24 @@ def open_sources(section: DataSection) -> list[Source]:
     return sources
 
 
-def looks_of(config: TrainConfig, processor: Any, *, limit: int) -> Looks:
-    """The looks of a run.
-
-    Args:
-        config: of the run.
-        processor: the model's.
-        limit: tokens of the longest text that the language model takes.
-    """
-    tokens = min(limit, config.data.max_text_tokens or limit)
+def looks_of(config: TrainConfig, learner: Learner) -> Looks:
+    """The looks of a run."""
+    limit = learner.model.config.get_text_config().max_position_embeddings
     return Looks(
         open_sources(config.data),
-        processor,
+        learner.processor,
         per_look=config.data.questions_per_image,
-        max_tokens=tokens,
+        max_tokens=min(limit, config.data.max_text_tokens or limit),
         seed=config.train.seed,
+        places=learner.places(),
     )
+
+
+def longest_text(steps: Steps, looks: Looks) -> int:
+    """Tokens of the longest text in the first steps, told by its letters: three to a token, which is few."""
+    picks = [pick for number in range(min(steps.window, steps.per_epoch)) for pick in steps[number]]
+    longest = max(looks.length(pick) for pick in picks)
+    return min(looks.max_tokens or longest, longest // 3 + 16)
 
 
 def steps_of(config: TrainConfig, looks: Looks) -> Steps:

@@ -9,7 +9,7 @@ travels to the trainer, which counts the one and stops at the other.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -24,6 +24,18 @@ from ..data.sample import Conversation, Sample, Source
 from ..errors import DataError, ImageError
 from ..model.loss import IGNORED
 from .order import Pick
+
+
+class Places(NamedTuple):
+    """The places of visual tokens in a text.
+
+    Args:
+        expand: token ids and labels of a text with one token for each image -> the same with all their places.
+        count: visual tokens of an image.
+    """
+
+    expand: Callable[[list[int], list[int]], tuple[list[int], list[int]]]
+    count: int
 
 
 class Task(NamedTuple):
@@ -42,12 +54,14 @@ class Look:
         pixels: `[3, height, width]` of each image.
         texts: token ids and labels of each conversation.
         weight: what it counts in the loss.
+        tokens: of all texts, visual tokens not counted.
     """
 
     id: str
     pixels: list[Tensor]
     texts: list[tuple[list[int], list[int]]]
     weight: float
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -66,7 +80,7 @@ class Seen:
     Args:
         ids: of its looks.
         broken: looks that are left out.
-        images, rows, tokens: how many, padding not counted.
+        images, rows, tokens: how many; of text tokens only, padding not counted.
         failure: why there is no batch at all.
     """
 
@@ -87,13 +101,21 @@ class Looks(Dataset[Look | Broken | DataError]):
         per_look: conversations of one look, at the most.
         max_tokens: longer texts are cut.
         seed: of the conversations and the augmentation.
+        places: gives images their visual tokens; None for a model without any.
     """
 
     def __init__(
-        self, sources: Sequence[Source], processor: Any, *, per_look: int, max_tokens: int | None, seed: int
+        self,
+        sources: Sequence[Source],
+        processor: Any,
+        *,
+        per_look: int,
+        max_tokens: int | None,
+        seed: int,
+        places: Places | None = None,
     ) -> None:
         self.sources, self.processor, self.per_look = sources, processor, per_look
-        self.max_tokens, self.seed = max_tokens, seed
+        self.max_tokens, self.seed, self.places = max_tokens, seed, places
 
     def __len__(self) -> int:
         return sum(len(source) for source in self.sources)
@@ -101,7 +123,7 @@ class Looks(Dataset[Look | Broken | DataError]):
     def __getitem__(self, task: Task) -> Look | Broken | DataError:
         source = self.sources[task.pick.source]
         try:
-            sample = source[task.pick.index]
+            sample = source[task.pick.number]
             texts = [self._text(sample, conversation) for conversation in self._chosen(task.pick, sample)]
         except DataError as error:
             return error
@@ -110,19 +132,27 @@ class Looks(Dataset[Look | Broken | DataError]):
             pixels = [self._pixels(image, task.pick, source.augment) for image in sample.images]
         except ImageError as error:
             return Broken(name, sample.where, str(error))
-        return Look(name, pixels, texts, task.weight)
+        tokens = sum(len(ids) for ids, _ in texts)
+        if self.places:
+            texts = [self.places.expand(*text) for text in texts]
+            tokens -= len(texts) * len(pixels)
+        return Look(name, pixels, texts, task.weight, tokens)
 
     def length(self, pick: Pick) -> int:
         """See `Source.length`."""
-        return self.sources[pick.source].length(pick.index)
+        return self.sources[pick.source].length(pick.number)
 
     def _chosen(self, pick: Pick, sample: Sample) -> list[Conversation]:
         chosen = hand(pick, len(sample.conversations), size=self.per_look, seed=self.seed)
         return [sample.conversations[number] for number in chosen]
 
     def _text(self, sample: Sample, conversation: Conversation) -> tuple[list[int], list[int]]:
+        images = len(sample.images)
+        most = self.max_tokens
+        if self.places and most is not None:
+            most -= images * (self.places.count - 1)
         try:
-            return supervised_conversation(conversation, self.processor, len(sample.images), max_tokens=self.max_tokens)
+            return supervised_conversation(conversation, self.processor, images, max_tokens=most)
         except DataError as error:
             raise DataError(f"{sample.where}: {error}") from error
 
@@ -143,7 +173,7 @@ def hand(pick: Pick, conversations: int, *, size: int, seed: int) -> list[int]:
         return list(range(conversations))
     turn, place = divmod(pick.visit, -(-conversations // size))
     order = list(range(conversations))
-    random.Random(f"{seed} {pick.source} {pick.index} {turn}").shuffle(order)
+    random.Random(f"{seed} {pick.source} {pick.number} {turn}").shuffle(order)
     begin = min(place * size, conversations - size)
     return order[begin : begin + size]
 
@@ -196,7 +226,7 @@ class Collator:
             batch["pixel_values"] = torch.stack(pixels)
         if pixels and not _regular(looks):
             batch["image_index"] = _image_index(looks)
-        tokens = sum(len(ids) for ids, _ in texts)
+        tokens = sum(look.tokens for look in looks)
         seen = Seen([look.id for look in looks], broken, images=len(pixels), rows=len(texts), tokens=tokens)
         return batch | {"seen": seen}
 

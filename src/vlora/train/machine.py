@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..errors import InputError, MissingDependency
 from .config import TrainConfig
+from .plan import needs_checkpointing
 
 
 def rank() -> int:
@@ -54,6 +56,40 @@ def parallelism(config: TrainConfig) -> str:
     if wanted != "auto":
         return wanted
     return "fsdp" if config.train.language_model == "full" else "ddp"
+
+
+def check_reporters(config: TrainConfig, folder: Path) -> None:
+    """See that those who are told of a run are there, and keep what they write in its folder.
+
+    Raises:
+        MissingDependency: one is not installed.
+    """
+    for name in config.train.report_to:
+        if importlib.util.find_spec(name) is None:
+            raise MissingDependency(
+                f"train.report_to names {name}, which is not installed: run `pip install {name}`, or leave it out; "
+                "metrics.jsonl is written in any case."
+            )
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))
+    for variable in ("TRACKIO_PROJECT", "WANDB_PROJECT"):
+        os.environ.setdefault(variable, "vlora")
+
+
+def recomputes(config: TrainConfig, device: torch.device, *, micro_batch: int, tokens: int, model: Any = None) -> bool:
+    """Whether to checkpoint gradients: as asked, or where a step would not fit into the GPU without.
+
+    Args:
+        config: of the run.
+        device: of this process.
+        micro_batch: looks of a process at a time.
+        tokens: of the longest texts.
+        model: configuration of the loaded VLoRA model; None finds it by the names in the config.
+    """
+    wanted = config.train.gradient_checkpointing
+    if wanted != "auto" or device.type != "cuda":
+        return wanted == "on"
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return needs_checkpointing(config, memory_bytes=memory, micro_batch=micro_batch, tokens=tokens, world=processes())
 
 
 def trainer_options(config: TrainConfig, device: torch.device, blocks: list[str]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class Pick(NamedTuple):
     """A sample, and how many times it has come before."""
 
     source: int
-    index: int
+    number: int
     visit: int
 
 
@@ -67,7 +67,7 @@ class Shuffled:
 
     def _window_of(self, epoch: int, window: int) -> NDArray[np.int64]:
         blocks = self._epoch(epoch)[0][window * self.together : (window + 1) * self.together]
-        samples = np.concatenate([np.arange(self.starts[b], self.starts[b] + self.sizes[b]) for b in blocks])
+        samples = np.concatenate([int(self.starts[b]) + np.arange(int(self.sizes[b])) for b in blocks])
         return np.random.default_rng((*self.seed, epoch, window)).permutation(samples)
 
 

@@ -20,7 +20,7 @@ from ..cost.training import Learning, Rows, Step, plain_work, step_work
 from ..errors import InputError
 from ..model import VLoRAConfig
 from .config import TrainConfig
-from .counting import Counted, count
+from .counting import Amount, amount_of
 from .sizes import Paradigm, Part, learning_of, meta_parts, model_config, precision_of, shapes_of
 
 TOKENS = {"pretrain": 32, "finetune": 256}
@@ -47,28 +47,9 @@ class Hardware:
     """
 
     gpus: int = 8
-    gpu_memory: int = 80 * GIGABYTE
+    gpu_memory: float = 80 * GIGABYTE
     gpu_flops: float = 798e12
     utilisation: float = 0.4
-
-
-@dataclass(frozen=True)
-class Amount:
-    """What a run sees.
-
-    Args:
-        samples: of one pass over the data; None if nobody says.
-        origin: `counted`, `limit` (of the sources), `given`, or `unknown`.
-        without_image: of the counted samples.
-        steps: optimiser steps; None if they are so many passes over an unknown number of samples.
-        seen: samples in all of them.
-    """
-
-    samples: int | None
-    origin: str
-    without_image: int
-    steps: int | None
-    seen: int | None
 
 
 @dataclass(frozen=True)
@@ -241,7 +222,7 @@ def make_plan(
     shapes, learning = shapes_of(model), learning_of(config)
     micro_batch, accumulation = shares(config, hardware.gpus)
     rows = Rows(tokens, supervised, config.data.questions_per_image)
-    amount, counts = _amount(config, samples)
+    amount, counts = amount_of(config, samples)
     sides: dict[Paradigm, Side] = {
         paradigm: _side(config, hardware, model, shapes, rows, micro_batch, amount, paradigm) for paradigm in PARADIGMS
     }
@@ -327,28 +308,6 @@ def _check(hardware: Hardware, *, samples: int | None, tokens: int, supervised: 
         raise InputError(f"utilisation is {hardware.utilisation}; it is a share of the peak: give 1 at most.")
     if supervised > tokens:
         raise InputError(f"supervised is {supervised}, of {tokens} tokens: give no more than there are.")
-
-
-def _amount(config: TrainConfig, given: int | None) -> tuple[Amount, list[Counted | None]]:
-    """Samples as counted, or up to the sources' limits, or as given; and the steps they make."""
-    sources, train = config.data.sources, config.train
-    counts = [count(source) for source in sources]
-    known = [each for each in counts if each is not None]
-    limits = [each.samples if each else source.limit for each, source in zip(counts, sources, strict=True)]
-    samples, origin = given, "given" if given else "unknown"
-    if given is None and all(limit is not None for limit in limits):
-        samples = sum(limit for limit in limits if limit is not None)
-        origin = "counted" if len(known) == len(counts) else "limit"
-    steps = train.steps
-    if train.epochs is not None and samples is not None:
-        steps = max(1, math.ceil(train.epochs * samples / train.images_per_step))
-    seen = None
-    if train.steps is not None:
-        seen = train.steps * train.images_per_step
-    elif train.epochs is not None and samples is not None:
-        seen = round(train.epochs * samples)
-    without = sum(each.without_image for each in known)
-    return Amount(samples, origin, min(without, samples or 0), steps, seen), counts
 
 
 def _with_visual(rows: Rows, shapes: Shapes, paradigm: Paradigm) -> Rows:

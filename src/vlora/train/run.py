@@ -36,7 +36,7 @@ from . import machine
 from .checkpoint import COMPLETE, last_checkpoint, step_of
 from .config import TrainConfig
 from .learner import Learner, build
-from .loader import MicroBatches, World, accumulation, loader, looks_of, number_of_steps, steps_of
+from .loader import MicroBatches, World, accumulation, loader, longest_text, looks_of, number_of_steps, steps_of
 from .trainer import StepTrainer, StopWhenAsked, arguments
 from .watch import Progress, Watch
 
@@ -59,6 +59,10 @@ FREE = (
     "train.report_to",
 )
 
+# Seconds that a run which goes on waits for its folder: the readers of a killed one, which hold it too, outlive it
+# until they look for their parent.
+PATIENCE = 20.0
+
 
 class Interrupted(VLoRAError):
     """The run was asked to stop, and has saved itself."""
@@ -71,6 +75,7 @@ def train(
     resume: str = "none",
     report: Callable[[Progress], None] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
+    stop: Callable[[], bool] = lambda: False,
 ) -> Path:
     """Train a model.
 
@@ -81,6 +86,7 @@ def train(
             that checkpoint.
         report: told how far it is, on the first process.
         callbacks: more of the Trainer's.
+        stop: asked once a step, in every process; the run saves itself and ends after a step in which one says yes.
 
     Returns:
         The folder of the final model.
@@ -93,12 +99,13 @@ def train(
     register()
     folder = Path(run_dir or Path("runs") / config.name)
     first = machine.rank() == 0
-    with _alone(folder) if first else nullcontext():
+    with _alone(folder, patience=0 if resume == "none" else PATIENCE) if first else nullcontext():
         checkpoint = _checkpoint(folder, resume)
         if first:
             _prepare(folder, config, resuming=checkpoint is not None)
         set_seed(config.train.seed)
         device = machine.device_of(config)
+        machine.check_reporters(config, folder)
         learner = build(config, device)
         if first:
             _write_environment(folder, device, learner)
@@ -106,6 +113,7 @@ def train(
         for callback in callbacks:
             trainer.add_callback(callback)
         trainer.first_step = step_of(checkpoint) if checkpoint else 0
+        trainer.wishes.append(stop)
         with _stoppable(trainer):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if trainer.state.global_step < trainer.args.max_steps:
@@ -125,9 +133,13 @@ def _trainer(
 ) -> StepTrainer:
     section, processes = config.train, machine.processes()
     world = World(processes, machine.rank(), accumulation(config, processes))
-    looks = looks_of(config, learner.processor, limit=learner.model.config.get_text_config().max_position_embeddings)
+    looks = looks_of(config, learner)
     steps = steps_of(config, looks)
     last = number_of_steps(config, steps)
+    micro_batch = math.ceil(section.images_per_step / (processes * world.accumulation))
+    sizes = learner.model.config if learner.parts else None
+    if machine.recomputes(config, device, micro_batch=micro_batch, tokens=longest_text(steps, looks), model=sizes):
+        learner.checkpoint_gradients()
 
     def batches(first: int) -> Any:
         micro = MicroBatches(steps, first=first, last=last, world=world)
@@ -147,17 +159,18 @@ def _trainer(
         section=section,
         batches=batches,
         seen=watch.seen,
-        callbacks=[watch],
         args=arguments(
             section,
             folder,
+            run_name=config.name,
             max_steps=last,
             warmup_steps=min(warmup, last),
             gradient_accumulation_steps=world.accumulation,
-            per_device_train_batch_size=math.ceil(section.images_per_step / (processes * world.accumulation)),
+            per_device_train_batch_size=micro_batch,
             **machine.trainer_options(config, device, learner.blocks()),
         ),
     )
+    trainer.callback_handler.callbacks.insert(0, watch)  # before other reporters, to which it hands its rates
     trainer.add_callback(StopWhenAsked(trainer))
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
@@ -185,13 +198,13 @@ def _stoppable(trainer: StepTrainer) -> Generator[None]:
 
 
 @contextmanager
-def _alone(folder: Path) -> Generator[None]:
+def _alone(folder: Path, *, patience: float) -> Generator[None]:
     """Hold the run folder, so that no second run writes into it; the system lets go of it when a process dies."""
     with _writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=patience)
         except Timeout as error:
             raise InputError(
                 f"The run folder {folder} is in use by another process: wait for it, or give another --run-dir."

@@ -55,8 +55,17 @@ class StepTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.first_step = 0
         self.stop_wanted = False
+        self.wishes: list[Callable[[], bool]] = []
         self.stopped = False
         self._step: list[Seen] = []
+
+    def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
+        """Gradients lie in the buckets that DDP sends, not beside them: a copy less of all that learns."""
+        args = super()._build_accelerator_args(**kwargs)
+        for handler in args.get("kwargs_handlers", []):
+            if hasattr(handler, "gradient_as_bucket_view"):
+                handler.gradient_as_bucket_view = True
+        return args
 
     # ---- data -----------------------------------------------------------------------------------------
 
@@ -95,11 +104,12 @@ class StepTrainer(Trainer):
         """
         value = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         finite = torch.as_tensor(value, device=self.args.device).isfinite() & self._tr_loss.isfinite()
-        flags = torch.stack([(~finite).float(), torch.full_like(finite, self.stop_wanted, dtype=torch.float32)])
+        stop = self.stop_wanted or any(wish() for wish in self.wishes)
+        flags = torch.stack([(~finite).float(), torch.full_like(finite, stop, dtype=torch.float32)])
         if is_initialized():
             torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
-        broken, stop = flags.tolist()
-        self.stopped = bool(stop)
+        broken, stopped = flags.tolist()
+        self.stopped = bool(stopped)
         if broken:
             raise VLoRAError(self._not_finite())
 
@@ -129,7 +139,7 @@ class StepTrainer(Trainer):
 
     def finish(self, folder: Path) -> Path:
         """Write the final model, on the first process."""
-        state = self.accelerator.get_state_dict(self.model_wrapped) if self.is_fsdp_enabled else None
+        state: Any = self.accelerator.get_state_dict(self.model_wrapped) if self.is_fsdp_enabled else None
         if self.args.should_save:
             with checkpoint.one_sentence(self._run):
                 self.learner.finish(folder, state)
@@ -171,9 +181,10 @@ class StepTrainer(Trainer):
         if self.is_deepspeed_enabled:
             super()._save_optimizer_and_scheduler(output_dir)
             return
-        checkpoint.save_state(Path(output_dir), self.model_wrapped, self._bare_optimizer())
+        checkpoint.save_state(Path(output_dir), *self._learning())
         if self.args.should_save:
-            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+            scheduler: Any = self.lr_scheduler
+            torch.save(scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.is_deepspeed_enabled:
@@ -183,12 +194,19 @@ class StepTrainer(Trainer):
         if checkpoint is None or self.is_deepspeed_enabled:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
-        _load_state(Path(checkpoint), self.model_wrapped, self._bare_optimizer())
-        state = torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True)
-        self.lr_scheduler.load_state_dict(state)
+        _load_state(Path(checkpoint), *self._learning())
+        scheduler: Any = self.lr_scheduler
+        scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+        # The rates of the next step as this run's schedule has them: the saved ones are those of a run that may have
+        # been planned to be shorter.
+        rates = zip(self.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+        for group, base, factor in rates:
+            group["lr"] = base * factor(scheduler.last_epoch)
+        scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
-    def _bare_optimizer(self) -> torch.optim.Optimizer:
-        return getattr(self.optimizer, "optimizer", self.optimizer)
+    def _learning(self) -> tuple[Any, torch.optim.Optimizer]:
+        """The model in whatever distributes it, and the optimiser without."""
+        return self.model_wrapped, getattr(self.optimizer, "optimizer", self.optimizer)
 
 
 class StopWhenAsked(TrainerCallback):

@@ -21,7 +21,7 @@ import torch
 from torch.distributed import is_initialized
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..errors import DataError
+from ..errors import DataError, VLoRAError
 from .looks import Seen
 
 METRICS = "metrics.jsonl"
@@ -161,7 +161,8 @@ class Watch(TrainerCallback):
             "text_tokens_per_second": round(progress.text_tokens_per_second, 1),
             "broken": counts.broken + self.broken_before,
         }
-        logs.update({name: line[name] for name in line if name.endswith("per_second")})  # for the other reporters
+        rates = asdict(progress)
+        logs.update({name: rates[name] for name in rates if name.endswith("per_second")})  # for the other reporters
         self._append(METRICS, line)
         if self.report:
             self.report(progress)
@@ -174,8 +175,14 @@ class Watch(TrainerCallback):
             )
 
     def _append(self, name: str, line: dict[str, Any]) -> None:
-        with (self.folder / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        try:
+            with (self.folder / name).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise VLoRAError(
+                f"{self.folder / name} cannot be written ({error.strerror}); the checkpoints are whole: make room, and "
+                "go on with --resume auto."
+            ) from error
 
 
 def _summed(counts: _Counts, device: torch.device) -> _Counts:

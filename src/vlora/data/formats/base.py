@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
 
 from ..sample import Sample, Source
 
@@ -38,6 +41,11 @@ class Rows(ABC):
     def length(self, index: int) -> int:
         """Characters of the longest conversation, without reading an image; 0 for a sample that cannot be used."""
 
+    @property
+    def repeats(self) -> int:
+        """Samples whose id another one had before; they were given ids of their own."""
+        return 0
+
     def __getitem__(self, index: int) -> Sample:
         return self.read(checked(index, len(self)))
 
@@ -45,6 +53,49 @@ class Rows(ABC):
     def blocks(self) -> Sequence[int]:
         """See `Source`."""
         return even_blocks(len(self))
+
+
+class Chain(Rows):
+    """Several files of one format as one source; the ids of each begin with the file's name.
+
+    Args:
+        parts: the sources of the files, with unlike names.
+        name: of them all.
+        augment: see `Rows`.
+    """
+
+    def __init__(self, parts: Sequence[Rows], *, name: str, augment: bool) -> None:
+        super().__init__(name, augment=augment)
+        self.parts = list(parts)
+        self._ends = list(accumulate(len(one) for one in parts))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    @property
+    def blocks(self) -> Sequence[int]:
+        """See `Source`."""
+        return [block for one in self.parts for block in one.blocks]
+
+    @property
+    def repeats(self) -> int:
+        """See `Rows`."""
+        return sum(one.repeats for one in self.parts)
+
+    def read(self, index: int) -> Sample:
+        """See `Rows`."""
+        part, row = self._place(index)
+        found = part.read(row)
+        return replace(found, id=f"{part.name}/{found.id}")
+
+    def length(self, index: int) -> int:
+        """See `Rows`."""
+        part, row = self._place(index)
+        return part.length(row)
+
+    def _place(self, index: int) -> tuple[Rows, int]:
+        part = bisect_right(self._ends, index)
+        return self.parts[part], index - (self._ends[part - 1] if part else 0)
 
 
 class First(Rows):
@@ -61,6 +112,11 @@ class First(Rows):
 
     def __len__(self) -> int:
         return self.limit
+
+    @property
+    def repeats(self) -> int:
+        """See `Rows`; of the whole source."""
+        return getattr(self.source, "repeats", 0)
 
     def read(self, index: int) -> Sample:
         """See `Rows`."""

@@ -1,6 +1,6 @@
 """Where the rows of a big file begin: found once by reading it through, kept as memory-mapped columns.
 
-A file of 30 million rows takes minutes to read through, and its index takes 800 MB; neither is wanted in each of
+A file of 30 million rows takes minutes to read through, and its index takes 900 MB; neither is wanted in each of
 sixty-four workers. So the columns of a big file are kept as `.npy` files in the user's cache folder, under a name made
 of the path, size and time of the file, and every process maps them. Small files are read through every time.
 """
@@ -25,8 +25,8 @@ from ...errors import DataError
 Columns: TypeAlias = Mapping[str, NDArray[Any]]
 
 VERSION = 1
-KEPT_FROM = 100_000
-"""Rows from which on an index is kept on the disk."""
+KEPT_FROM = 1_000_000
+"""Bytes of a file from which on its index is kept on the disk."""
 
 
 class Index:
@@ -66,7 +66,10 @@ def index_of(files: Sequence[Path], kind: str, *, build: Callable[[], Columns]) 
     Raises:
         DataError: a file cannot be read.
     """
-    folder = cache_folder() / _key(files, kind)
+    key, size = _key(files, kind)
+    if size < KEPT_FROM:
+        return Index(build())
+    folder = cache_folder() / key
     if found := _load(folder):
         return found
     try:
@@ -75,13 +78,10 @@ def index_of(files: Sequence[Path], kind: str, *, build: Callable[[], Columns]) 
         lock.acquire()
     except (OSError, Timeout):  # no cache, then: every process reads the files through for itself
         return Index(build())
-    with lock:
-        if found := _load(folder):  # another process was first
-            return found
-        columns = build()
-        if len(next(iter(columns.values()))) < KEPT_FROM:
-            return Index(columns)
-        return _keep(columns, folder)
+    try:
+        return _load(folder) or _keep(build(), folder)  # another process may have been first
+    finally:
+        lock.release()
 
 
 def cache_folder() -> Path:
@@ -104,15 +104,18 @@ def hash_of(id: str) -> int:
     return int.from_bytes(hashlib.blake2b(id.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
-def _key(files: Sequence[Path], kind: str) -> str:
+def _key(files: Sequence[Path], kind: str) -> tuple[str, int]:
+    """A name for the index, and the bytes of the files."""
+    size = 0
     digest = hashlib.sha256(f"{VERSION} {kind}".encode())
     for file in files:
         try:
             state = file.stat()
         except OSError as error:
             raise DataError(f"{file} cannot be read ({error.strerror}): give a file that exists.") from error
+        size += state.st_size
         digest.update(f"\0{file.absolute()}\0{state.st_size}\0{state.st_mtime_ns}".encode())
-    return digest.hexdigest()[:32]
+    return digest.hexdigest()[:32], size
 
 
 def _load(folder: Path) -> Index | None:

@@ -67,14 +67,16 @@ class _Window:
     def item(self) -> tuple[Any, int]:
         """The value that begins here and its length; (None, 0) if there is none that is whole and right."""
         while True:
+            value, length = None, 0
             try:
                 value, end = json.JSONDecoder().raw_decode(self.text, self.at)
-                if end < len(self.text):  # a number might go on
-                    return value, end - self.at
+                length = end - self.at
+                if end < len(self.text):  # a number at the end of the window might go on behind it
+                    return value, length
             except (ValueError, RecursionError):
                 pass
             if len(self.text) - self.at > LARGEST or not self.more():
-                return None, 0
+                return value, length
 
 
 def array_items(path: Path, file: BinaryIO, begin: int) -> Iterator[Found]:

@@ -56,6 +56,11 @@ class JsonRows(Rows):
     def __len__(self) -> int:
         return len(self._index)
 
+    @property
+    def repeats(self) -> int:
+        """See `Rows`."""
+        return int(self._index["again"].sum())
+
     def length(self, index: int) -> int:
         """See `Rows`."""
         return int(self._index["characters"][index])
@@ -124,7 +129,7 @@ def _rows(path: Path) -> Iterator[Found]:
     try:
         with path.open("rb") as file:
             head = file.read(4)
-            _check_encoding(path, head)
+            check_encoding(path, head)
             begin = 3 if head.startswith(b"\xef\xbb\xbf") else 0
             file.seek(begin)
             first = file.read(CHUNK).lstrip()[:1]
@@ -151,7 +156,7 @@ def _lines(path: Path, file: BinaryIO, begin: int) -> Iterator[Found]:
         start = end
 
 
-def _check_encoding(path: Path, head: bytes) -> None:
+def check_encoding(path: Path, head: bytes) -> None:
     if not head:
         raise DataError(f"{path} is empty: give a JSON array of objects, or an object a line.")
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):

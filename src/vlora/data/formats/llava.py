@@ -8,6 +8,7 @@ Rows without an image are plain text; `image` may be a list. What `gpt` says bef
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ...errors import DataError
@@ -35,15 +36,29 @@ class LlavaSource(JsonRows):
 
     def parse(self, row: dict[str, Any], *, id: str, where: str) -> Sample:
         """See `JsonRows`."""
-        turns: Any = row.get("conversations")
-        if not isinstance(turns, list) or not turns:
-            raise DataError(f'{where} has no conversations: give a list of {{"from": "human", "value": "..."}}.')
-        messages = [_message(turn, where) for turn in turns]
-        first = next((number for number, one in enumerate(messages) if one.role != "system"), 0)
-        if messages[first].role == "assistant":
-            del messages[first]
         images = [image_at(one, self.root, where) for one in as_list(row.get("image", row.get("images")))]
-        return sample(id, images, conversations=[messages], where=where)
+        return from_turns(row.get("conversations"), id=id, images=images, where=where)
+
+
+def from_turns(turns: Any, *, id: str, images: Sequence[str | bytes], where: str) -> Sample:
+    """The sample of turns as LLaVA writes them.
+
+    Args:
+        turns: as they were read.
+        id: of the sample.
+        images: of the sample.
+        where: file and line.
+
+    Raises:
+        DataError: they cannot be used.
+    """
+    if not isinstance(turns, list) or not turns:
+        raise DataError(f'{where} has no conversations: give a list of {{"from": "human", "value": "..."}}.')
+    messages = [_message(turn, where) for turn in turns]
+    first = next((number for number, one in enumerate(messages) if one.role != "system"), 0)
+    if messages[first].role == "assistant":
+        del messages[first]
+    return sample(id, images, conversations=[messages], where=where)
 
 
 def _message(turn: Any, where: str) -> Message:
