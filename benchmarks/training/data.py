@@ -146,9 +146,9 @@ class Rounds:
     def one_by_one(self, processor: Any, rows: OneByOne, number: int, device: torch.device) -> Iterator[Any]:
         """Texts of the same window in random batches of as many rows, an image read and perceived for each."""
         texts = [
-            rows.position[pick.index, chosen]
+            rows.position[pick.number, chosen]
             for pick in self._window()
-            for chosen in hand(pick, len(self.source[pick.index].conversations), size=self.per_look, seed=self.seed)
+            for chosen in hand(pick, len(self.source[pick.number].conversations), size=self.per_look, seed=self.seed)
         ]
         texts = [texts[place] for place in np.random.default_rng(self.seed).permutation(len(texts))]
         size = self.looks * len(texts) // len(self._window())
@@ -163,7 +163,7 @@ class Rounds:
         lengths = [
             len(supervised_conversation(sample.conversations[chosen], processor, len(sample.images))[0])
             for pick in self._window()
-            for sample in (self.source[pick.index],)
+            for sample in (self.source[pick.number],)
             for chosen in hand(pick, len(sample.conversations), size=self.per_look, seed=self.seed)
         ]
         return sum(lengths) / len(lengths)
