@@ -44,15 +44,16 @@ class Captions:
     Args:
         samples: how many.
         seed: decides all of it.
+        spread: standard deviation of the logarithm of a caption's words.
     """
 
     name = "captions"
     augment = False
 
-    def __init__(self, samples: int, *, seed: int = 0) -> None:
+    def __init__(self, samples: int, *, seed: int = 0, spread: float = 0.4) -> None:
         dice = np.random.default_rng(seed)
         words = WORDS.split()
-        lengths = np.exp(dice.normal(np.log(20), 0.4, samples)).round().clip(8, 40).astype(int)
+        lengths = np.exp(dice.normal(np.log(20), spread, samples)).round().clip(8, 40).astype(int)
         self.texts = [" ".join(dice.choice(words, length)).capitalize() + "." for length in lengths]
         self.images = [_jpeg(dice) for _ in range(samples)]
 
@@ -145,9 +146,9 @@ class Rounds:
     def one_by_one(self, processor: Any, rows: OneByOne, number: int, device: torch.device) -> Iterator[Any]:
         """Texts of the same window in random batches of as many rows, an image read and perceived for each."""
         texts = [
-            rows.position[pick.index, chosen]
+            rows.position[pick.number, chosen]
             for pick in self._window()
-            for chosen in hand(pick, len(self.source[pick.index].conversations), size=self.per_look, seed=self.seed)
+            for chosen in hand(pick, len(self.source[pick.number].conversations), size=self.per_look, seed=self.seed)
         ]
         texts = [texts[place] for place in np.random.default_rng(self.seed).permutation(len(texts))]
         size = self.looks * len(texts) // len(self._window())
@@ -162,7 +163,7 @@ class Rounds:
         lengths = [
             len(supervised_conversation(sample.conversations[chosen], processor, len(sample.images))[0])
             for pick in self._window()
-            for sample in (self.source[pick.index],)
+            for sample in (self.source[pick.number],)
             for chosen in hand(pick, len(sample.conversations), size=self.per_look, seed=self.seed)
         ]
         return sum(lengths) / len(lengths)
