@@ -20,6 +20,7 @@ def killed(kind: str, folder: Path, number: int) -> dict[str, Any]:
         text=True,
         check=False,
         timeout=280,
+        cwd=Path(__file__).parents[2],
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
