@@ -20,6 +20,7 @@ def killed(kind: str, folder: Path, number: int) -> dict[str, Any]:
         text=True,
         check=False,
         timeout=280,
+        cwd=Path(__file__).parents[2],
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -32,6 +33,7 @@ def test_at_random_moments(tmp_path: Path) -> None:
     assert result["files"] == result["expected_files"]
     assert result["pictures"] == result["expected_pictures"]
     assert result["leftovers"] == []
+    assert result["workers_left"] == 0
     redone = result["looked_at"] - result["pictures"]
     assert redone <= result["kills"] * result["batch"], "a kill cost more than one batch"
 

@@ -9,6 +9,7 @@ Run again after a crash, the same command walks the same way and finds most of i
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import threading
 import time
@@ -196,9 +197,11 @@ def _end_with_parent(_worker: int) -> None:
     """End a worker whose parent was killed.
 
     torch looks for that too, but a worker that is writing a picture into a full pipe never gets there: the other
-    workers hold the reading end open.
+    workers hold the reading end open; and one whose parent died before it looked first takes another for its parent.
     """
     parent = os.getppid()
+    if multiprocessing.get_start_method() != "forkserver":  # which stands between the two
+        parent = getattr(multiprocessing.parent_process(), "pid", parent)
 
     def watch() -> None:
         while os.getppid() == parent:
