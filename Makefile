@@ -24,7 +24,7 @@ USE_SYSTEM_TORCH ?= $(shell grep -qs 'include-system-site-packages = true' $(VEN
 STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-all test-gpu check format bench clean distclean
+.PHONY: help env demo test test-all test-gpu llama-cpp check format bench clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +43,10 @@ test-all: $(STAMP) ## the slow tests as well
 
 test-gpu: $(STAMP) ## the tests that need a CUDA device
 	@$(BIN)/python -m pytest -m gpu $(ARGS)
+
+llama-cpp: $(STAMP) ## llama.cpp in .venv, for its slow tests, its example and its benchmark; compiles for minutes
+	@echo "Compiling llama.cpp, which takes minutes ..."
+	@$(PIP) install -c $(VENV)/constraints.txt "llama-cpp-python"
 
 check: $(STAMP) ## lint, format and types
 	@$(BIN)/ruff check

@@ -5,13 +5,15 @@
 The packaged SmolLM2-135M-Instruct (a 4-bit GGUF), or the same in half precision, reads a prompt bare and with the nano
 model's adapter, in turns, pair after pair in one process, so that a machine whose speed drifts slows both alike; what
 counts are the ratios, of minima, with the quartiles of the ratio over pairs. Prefill is the prompt's forward pass,
-decode one further token with a cache. Of an image's way into llama.cpp are measured: `write`, a file by the writer of
-the package gguf; `put`, the same image into a prepared template; `wear`, llama.cpp's loading from memory.
+decode one further token with a cache, the mean of eight. Of an image's way into llama.cpp are measured: `write`, a file
+by the writer of the package gguf; `put`, the same image into a prepared template; `wear`, llama.cpp's loading from
+memory.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import platform
 import statistics
@@ -32,6 +34,7 @@ from vlora.export.llama_cpp import LlamaCpp
 from vlora.nano.parts import packaged_language_model
 
 IMAGES = Path(__file__).parents[1] / "examples" / "images"
+STEPS = 8  # of decoding in each pair
 QUESTION = "What colour is the shape in the picture, and is there a triangle?"
 
 
@@ -43,6 +46,11 @@ def main() -> None:
     parser.add_argument("--base", choices=("q4_1", "float16"), default="q4_1")
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="float32", help="of the adapter")
     arguments = parser.parse_args()
+    if importlib.util.find_spec("llama_cpp") is None:
+        print(
+            "llama.cpp is not installed, and nothing was measured: run `make llama-cpp`, which compiles it in minutes."
+        )
+        return
     torch.set_num_threads(arguments.threads)
     eyes = vlora.load("nano", device="cpu")
     with tempfile.TemporaryDirectory() as folder:
@@ -80,8 +88,10 @@ def measure(eyes: vlora.Eyes, llm: LlamaCpp, folder: Path, pairs: int, dtype: to
                     llm.wear(None)
                 llm.clear()
                 timed(f"{way} prefill", lambda: llm.step(ids), keep)
-                timed(f"{way} decode", lambda: llm.step(ids[:1]), keep)
+                timed(f"{way} decode", lambda: [llm.step(ids[:1]) for _ in range(STEPS)], keep)
         size = len(template)
+    for step in ("bare decode", "worn decode"):
+        times[step] = [value / STEPS for value in times[step]]
     return {
         "text_tokens": len(ids),
         "adapter_bytes": size,

@@ -17,8 +17,12 @@ from tests.helpers import (
     tiny_vision,
 )
 from vlora.api import Eyes, Looked
+from vlora.data.images import image_hash
 from vlora.errors import InputError
-from vlora.model.assemble import assemble
+from vlora.export.adapter import Origin
+from vlora.export.peft import state_dict
+from vlora.model.assemble import assemble, fingerprint
+from vlora.model.weights import MERGEABLE
 
 
 def _eyes(placeholder: str = "erase", **generator: object) -> Eyes:
@@ -94,3 +98,35 @@ def test_only_a_masked_place_is_in_the_prompt() -> None:
     assert (masked["input_ids"] == token).sum() == 2
     assert torch.equal(masked["input_ids"][masked["input_ids"] != token], erased["input_ids"][0])
     assert "<image>" in TEMPLATE
+
+
+@pytest.mark.parametrize("factors", ["a", "ab"])
+def test_an_adapter_is_what_would_be_worn(factors: str, pictures: list[Image.Image]) -> None:
+    eyes = _eyes(factors=factors, targets=MERGEABLE)
+    seen = eyes.perceive(pictures)
+    worn = eyes.model.expand(seen)
+    adapter = eyes.adapter(pictures[1])
+    torch.testing.assert_close(adapter.weights.values, worn[1].values, rtol=1e-4, atol=1e-5)
+    assert adapter.images == (Origin("pixels", image_hash(pictures[1])),)
+    assert not any(tensor.is_inference() for tensor in state_dict(adapter).values())  # peft may train them
+    composed = [eyes.adapter(given) for given in (pictures, seen, worn, [pictures[2], seen[:2]])]
+    for one in composed:
+        for place in worn.layout.place_of:
+            expected = worn.delta(*place).sum(0, keepdim=True)
+            torch.testing.assert_close(one.weights.delta(*place), expected, rtol=1e-4, atol=1e-5)
+    kinds = [[image.kind for image in one.images] for one in composed]
+    parameters, weights = ["visual parameters"], ["perceptual weights"]
+    assert kinds == [["pixels"] * 3, parameters * 3, weights * 3, ["pixels", *parameters * 2]]
+
+
+def test_what_an_adapter_calls_its_base(pictures: list[Image.Image]) -> None:
+    eyes = _eyes(targets=("v",))
+    assert eyes.adapter(pictures[0]).base.name is None
+    named = eyes.adapter(pictures[0], base_model="owner/name").base
+    assert (named.name, named.fingerprint) == ("owner/name", fingerprint(eyes.model.model.language_model))
+    assert eyes.adapter(pictures[0]).base.name is None
+
+
+def test_no_image_is_no_adapter() -> None:
+    with pytest.raises(InputError, match="There is no image to make an adapter of: give at least one"):
+        _eyes(targets=("v",)).adapter(None)

@@ -141,7 +141,7 @@ def test_plots_that_cannot_be(run: Run, photo: Path, tmp_path: Path, monkeypatch
 
 def test_a_figure_that_cannot_be_written(run: Run, loaded: Eyes, photo: Path, tmp_path: Path) -> None:
     (tmp_path / "figures" / "deltas.png").mkdir(parents=True)
-    assert "cannot be written into" in one_sentence(run("inspect", photo, "--plot", tmp_path / "figures"))
+    assert "cannot be written (Is a directory)" in one_sentence(run("inspect", photo, "--plot", tmp_path / "figures"))
     assert [path.name for path in (tmp_path / "figures").iterdir()] == ["deltas.png"]
 
 

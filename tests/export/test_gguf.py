@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import resource
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tests.helpers import images, plain_llm, shared_model, tiny_llm
-from vlora.errors import CheckpointError, InputError, UnsupportedModel
+from vlora.errors import CheckpointError, InputError, MissingDependency, UnsupportedModel
 from vlora.export.adapter import Adapter, Origin, adapter_of, base_of
 from vlora.export.gguf import FAMILIES, Template, as_neighbours, check_file, family_of, save_file
 from vlora.model.inject import SUPPORTED
@@ -192,3 +193,10 @@ def test_a_disk_that_becomes_full(tmp_path: Path, force: bool) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == before
+
+
+def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(MissingDependency, match=r"run `pip install gguf`\.$"):
+        save_file(adapter_for(), tmp_path / "a.gguf")
+    assert not any(tmp_path.iterdir())

@@ -16,7 +16,7 @@ from tests.export.ggufs import rewrite, write_language_model
 from tests.helpers import images, plain_llm, shared_model, token_ids
 from vlora.data.prompts import render
 from vlora.data.sets import easy_vqa
-from vlora.errors import CheckpointError, InputError
+from vlora.errors import CheckpointError, InputError, MissingDependency
 from vlora.evaluate.easy_vqa import MAX_NEW_TOKENS, Result, evaluate
 from vlora.evaluate.scoring import is_correct
 from vlora.export.adapter import Adapter, adapter_of, base_of
@@ -129,6 +129,12 @@ def test_a_wrong_order_of_rows_would_be_seen(tmp_path: Path, monkeypatch: pytest
                 check(llm, model, weights_of(model, 1))
 
 
+def test_without_llama_cpp(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    with pytest.raises(MissingDependency, match=r'run `pip install "vlora-mllm\[llama-cpp\]"`'):
+        LlamaCpp("any.gguf")
+
+
 # -- nano ---------------------------------------------------------------------------------------------------------
 
 
@@ -195,12 +201,14 @@ def check_answers(answers: list[str], result: Result) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_answers_agree_on_the_packaged_base(eyes: vlora.Eyes, smollm: LlamaCpp, ours: Result) -> None:
     """4-bit matrices, as packaged, which llama.cpp multiplies with activations of 8 bits."""
     check_answers(answers_of(smollm, eyes, ours), ours)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_answers_agree_on_a_base_of_half_precision(eyes: vlora.Eyes, ours: Result, tmp_path: Path) -> None:
     with LlamaCpp(rewrite(packaged_language_model(), tmp_path / "base.gguf", torch.float16), threads=1) as llm:
         check_answers(answers_of(llm, eyes, ours), ours)

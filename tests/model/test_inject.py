@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -124,3 +125,12 @@ def test_compiled_decoding_equals_eager(cache: str) -> None:
     for one, other in zip(compiled, decode(model), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
     torch.compiler.reset()
+
+
+@torch.no_grad()
+def test_a_deep_copy_wears_too() -> None:
+    model, ids = shared_model(), token_ids(1, 6)
+    twin = copy.deepcopy(model)
+    expected = model(input_ids=ids, pixel_values=images(1)).logits
+    assert torch.equal(twin(input_ids=ids, pixel_values=images(1)).logits, expected)
+    assert not torch.equal(twin(input_ids=ids).logits, expected)

@@ -4,6 +4,7 @@ a whole checkpoint of theirs, converted: pixels, features, logits and answer, gi
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -102,9 +103,25 @@ def test_factors(case: Case) -> None:
 
 @torch.no_grad()
 def test_logits(case: Case) -> None:
+    """Within 1e-5, but for the few positions that the last digit of float32 moves further (2e-5 on some processors)."""
     logits = case.model(**case.rows).logits
     real = case.theirs["attention_mask"].bool()
-    torch.testing.assert_close(logits[real], case.theirs["logits"][real], **TOLERANCE)
+    difference = (logits - case.theirs["logits"]).abs().amax(-1)[real]
+    assert (difference < TOLERANCE["atol"] + 10 * _last_digit(case, logits)[real]).all()
+    assert difference.median() < TOLERANCE["atol"]
+
+
+def _last_digit(case: Case, logits: Tensor) -> Tensor:
+    """How far the logits of each position move `[rows, text]` when embeddings and features change in their last digit."""
+    moved = torch.zeros(logits.shape[:2])
+    for _ in range(8):
+        model = copy.deepcopy(case.model)
+        embeddings = model.get_input_embeddings()
+        embeddings.weight.data = _nudged(embeddings.weight.data)
+        weights = model.model.generator(_nudged(case.theirs["features"])).rows(HAS_IMAGE)
+        moved = moved.maximum((model(**case.rows | {"perceptual_weights": weights}).logits - logits).abs().amax(-1))
+    assert moved.max() < 1e-4  # a change that anyone could see moves them by far more
+    return moved
 
 
 @torch.no_grad()

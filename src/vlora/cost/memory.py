@@ -301,16 +301,13 @@ def language_model_activations(
 def generator_activations(generator: Generator, precision: Precision) -> int:
     """What the generator keeps of an image.
 
-    mixed    c P v + trunks · depth · (8 P d + n (34 d + 4 mlp))    keys and values, a cast of the features for each
+    mixed    c P v + 2 P d + trunks · depth · (4 P d + n (34 d + 4 mlp))    one cast of the features for all blocks
     single   c P v + 4 P d + trunks · depth · (8 P d + n (48 d + 8 mlp))
     """
     d, n, p = generator.dim, generator.queries, generator.features
-    once = precision.compute * p * generator.vision_dim
-    if precision.mixed:
-        query = 34 * d + 4 * generator.mlp
-    else:
-        query, once = 48 * d + 8 * generator.mlp, once + FULL * p * d
-    return once + generator.trunks * generator.depth * (8 * p * d + n * query)
+    once = precision.compute * p * generator.vision_dim + precision.compute * p * d
+    query = (34 * d + 4 * generator.mlp) if precision.mixed else (48 * d + 8 * generator.mlp)
+    return once + generator.trunks * generator.depth * (2 * precision.compute * p * d + n * query)
 
 
 def projector_activations(shapes: Shapes, rows: Rows, item: int) -> int:

@@ -24,7 +24,7 @@ from torch import Tensor
 from ..errors import CheckpointError, InputError, MissingDependency
 from .gguf import Template
 
-INSTALL = "pip install 'vlora-mllm[llama-cpp]'"
+INSTALL = 'pip install "vlora-mllm[llama-cpp]"'
 
 
 class LlamaCpp:

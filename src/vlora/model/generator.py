@@ -214,8 +214,9 @@ class PerceptualWeightsGenerator(nn.Module):
                 f"got {tuple(features.shape)}: use images of the size in the configuration."
             )
         memory = self.project(self.feature_norm(features.to(self.dtype))) + self.positions
-        if torch.is_autocast_enabled(memory.device.type):  # once, not anew for the keys and values of every block
-            memory = memory.to(torch.get_autocast_dtype(memory.device.type))
+        kind = memory.device.type
+        if kind != "meta" and torch.is_autocast_enabled(kind):  # once, not anew for the keys and values of every block
+            memory = memory.to(torch.get_autocast_dtype(kind))
         codes = torch.cat([trunk(memory) for trunk in self.trunks.values()], dim=1)
         return VisualParameters(codes.unflatten(1, (len(self.targets), len(self.layers))))
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -128,6 +129,10 @@ class _Block:
         """After the MLP, the last part of a block: keep nothing."""
         self.worn.pop(_thread(), None)
 
+    def after(self, target: str, _module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        """After the module of a target."""
+        return self.add(target, args[0], output)
+
     def add(self, target: str, x: Tensor, output: Tensor) -> Tensor | None:
         """base(x) + scale · (x A) B; None leaves the output as it is."""
         worn = self.worn.get(_thread())
@@ -176,7 +181,8 @@ class Wearer:
         self._handles.append(attention.register_forward_pre_hook(hooks.take, with_kwargs=True))
         for target in targets:
             module = block.get_submodule(MODULE_OF[target])
-            self._handles.append(module.register_forward_hook(_delta_hook(hooks, target)))
+            # No closure: a deep copy of the model must get hooks that know the copies of these blocks.
+            self._handles.append(module.register_forward_hook(partial(hooks.after, target)))
         if targets:
             self._handles.append(block.get_submodule("mlp").register_forward_hook(hooks.leave))
 
@@ -185,13 +191,6 @@ class Wearer:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-
-
-def _delta_hook(hooks: _Block, target: str) -> Any:
-    def add(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        return hooks.add(target, args[0], output)
-
-    return add
 
 
 class _Return(torch.autograd.Function):
