@@ -107,12 +107,14 @@ def test_logits(case: Case) -> None:
     logits = case.model(**case.rows).logits
     real = case.theirs["attention_mask"].bool()
     difference = (logits - case.theirs["logits"]).abs().amax(-1)[real]
-    assert (difference < TOLERANCE["atol"] + 10 * _last_digit(case, logits)[real]).all()
+    allowed = TOLERANCE["atol"] + 10 * _last_digit(case, logits)[real]
+    assert (difference < allowed).all()
     assert difference.median() < TOLERANCE["atol"]
+    assert allowed.median() < 1e-3  # of logits that another image moves by tenths
 
 
 def _last_digit(case: Case, logits: Tensor) -> Tensor:
-    """How far the logits of each position move `[rows, text]` when embeddings and features change in their last digit."""
+    """How far logits move `[rows, text]` when embeddings and features change in their last digit."""
     moved = torch.zeros(logits.shape[:2])
     for _ in range(8):
         model = copy.deepcopy(case.model)
@@ -120,7 +122,6 @@ def _last_digit(case: Case, logits: Tensor) -> Tensor:
         embeddings.weight.data = _nudged(embeddings.weight.data)
         weights = model.model.generator(_nudged(case.theirs["features"])).rows(HAS_IMAGE)
         moved = moved.maximum((model(**case.rows | {"perceptual_weights": weights}).logits - logits).abs().amax(-1))
-    assert moved.max() < 1e-4  # a change that anyone could see moves them by far more
     return moved
 
 
