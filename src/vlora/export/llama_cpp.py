@@ -182,7 +182,7 @@ class LlamaCpp:
 
 def _llama_cpp() -> Any:
     try:
-        import llama_cpp
+        import llama_cpp  # pyright: ignore[reportMissingImports]  # an extra that compiles
     except ImportError as error:
         raise MissingDependency(
             f"llama.cpp is not installed: run `{INSTALL}`, which compiles it in minutes."

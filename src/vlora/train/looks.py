@@ -31,11 +31,11 @@ class Places(NamedTuple):
 
     Args:
         expand: token ids and labels of a text with one token for each image -> the same with all their places.
-        count: visual tokens of an image.
+        each: visual tokens of an image.
     """
 
     expand: Callable[[list[int], list[int]], tuple[list[int], list[int]]]
-    count: int
+    each: int
 
 
 class Task(NamedTuple):
@@ -150,7 +150,7 @@ class Looks(Dataset[Look | Broken | DataError]):
         images = len(sample.images)
         most = self.max_tokens
         if self.places and most is not None:
-            most -= images * (self.places.count - 1)
+            most -= images * (self.places.each - 1)
         try:
             return supervised_conversation(conversation, self.processor, images, max_tokens=most)
         except DataError as error:
