@@ -67,7 +67,7 @@ def ask(
             as_json=as_json,
         )
         return
-    model = model or "nano"
+    model = "nano" if model is None else model
     # All are checked before the model is loaded, which takes seconds.
     images = [image, *(more or [])]
     pictures = read_images(images)
