@@ -253,7 +253,7 @@ def test_ctrl_c_saves_and_the_command_line_says_how_to_go_on(
     thread = after_a_checkpoint(run, lambda: os.kill(process.pid, signal.SIGINT))
     out, err = process.communicate()
     thread.join()
-    assert process.returncode == 2, err
+    assert process.returncode == 130, err
     assert out == ""
     assert "which is saved: go on with --resume auto" in err
     assert "Traceback" not in err
