@@ -166,6 +166,8 @@ def _loss_everywhere(learner: Learner, batch: dict[str, Any]) -> Tensor:
 def _recomputing(learner: Learner) -> Generator[None]:
     language_model: Any = learner.language_model
     recompute(language_model)
+    # It would stay behind, and let every later backward pass go down to the embeddings.
+    language_model.disable_input_require_grads()
     try:
         yield
     finally:
