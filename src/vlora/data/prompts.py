@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 from ..errors import DataError, InputError
@@ -123,8 +122,6 @@ def _for_template(message: Message, processor: Any) -> dict[str, Any]:
         text = message.text.replace(MARKER, "").strip()
         return {"role": message.role, "content": harmless(text, processor.tokenizer)}
     pieces = [harmless(piece, processor.tokenizer) for piece in message.text.split(MARKER)]
-    if not _takes_blocks(processor.tokenizer, processor.chat_template):
-        return {"role": message.role, "content": processor.image_token.join(pieces).strip()}
     worded = [number for number, piece in enumerate(pieces) if piece.strip()]
     blocks: list[dict[str, str]] = []
     for number, piece in enumerate(pieces):
@@ -135,20 +132,6 @@ def _for_template(message: Message, processor: Any) -> dict[str, Any]:
             piece = piece.lstrip() if number == worded[0] else piece
             blocks.append({"type": "text", "text": piece.rstrip() if number == worded[-1] else piece})
     return {"role": message.role, "content": blocks}
-
-
-@lru_cache(maxsize=8)
-def _takes_blocks(tokenizer: Any, template: str | None) -> bool:
-    """Whether a chat template reads the content of a message as blocks; that of a language model may know text only."""
-    from jinja2 import TemplateError
-
-    word, image = "word", {"type": "image"}
-    messages = [{"role": "user", "content": [image, {"type": "text", "text": word}]}]
-    try:
-        text = tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False)
-    except (TemplateError, TypeError, ValueError, KeyError):
-        return False
-    return word in text and str(image) not in text
 
 
 def _prompt(messages: Sequence[dict[str, Any]], processor: Any) -> str:
