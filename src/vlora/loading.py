@@ -112,17 +112,11 @@ def tokenizer_of(source: str | Path) -> Any:
         ModelNotFound: no such model.
         CheckpointError: damaged files.
     """
-    if str(source) == NANO:
-        from .nano.parts import language_model_folder
-
-        source = language_model_folder()
-    elif not Path(source).exists() and len(str(source).split("/")) != 2:
+    if str(source) != NANO and not Path(source).exists() and len(str(source).split("/")) != 2:
         raise ModelNotFound(f"There is no language model {str(source)!r}: give {NANO!r}, a folder, or a hub id.")
+    source = _place_of(source)
     with _one_sentence(f"The tokenizer of {str(source)!r}"):
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+        return _padding(AutoTokenizer.from_pretrained(source))
 
 
 def language_model_and_tokenizer(source: str | Path) -> tuple[Any, Any]:
@@ -133,16 +127,25 @@ def language_model_and_tokenizer(source: str | Path) -> tuple[Any, Any]:
         UnsupportedModel: a family that cannot wear weights.
         CheckpointError: damaged files.
     """
-    if str(source) == NANO:
-        from .nano.parts import language_model_folder
-
-        source = language_model_folder()
+    source = _place_of(source)
     with _one_sentence(f"The language model {str(source)!r}"):
-        causal_lm = load_language_model(source)
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        return load_language_model(source), _padding(AutoTokenizer.from_pretrained(source))
+
+
+def _place_of(language_model: str | Path) -> str | Path:
+    """Where a language model is: that of `nano` in the cache."""
+    if str(language_model) != NANO:
+        return language_model
+    from .nano.parts import language_model_folder
+
+    return language_model_folder()
+
+
+def _padding(tokenizer: Any) -> Any:
+    """A tokenizer that can pad."""
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return causal_lm, tokenizer
+    return tokenizer
 
 
 def _load_with_parts(
