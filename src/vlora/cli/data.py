@@ -16,6 +16,7 @@ import typer
 
 from ..errors import InputError
 from ._eyes import AsJson
+from ._fetch import fetch
 from ._output import MISTAKE, command, err, note, out, print_json, printable, say
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ STREAMED = 10_000
 """Samples of a stream that are looked at if all are asked for."""
 
 data = typer.Typer(help="Look at training data, and make shards of them.", no_args_is_help=True)
+data.command()(fetch)
 
 Format = Annotated[str | None, typer.Option(help="What SOURCES are, if they are data and no config; docs/data.md.")]
 Images = Annotated[str | None, typer.Option(metavar="DIR", help="With --format: where paths of images begin.")]
