@@ -1,4 +1,4 @@
-"""`vlora data`: what is in the data, and making shards of them."""
+"""`vlora data`: what is in the data, making shards of them, and fetching them (`_fetch.py`)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LISTED = 10
 STREAMED = 10_000
 """Samples of a stream that are looked at if all are asked for."""
 
-data = typer.Typer(help="Look at training data, and make shards of them.", no_args_is_help=True)
+data = typer.Typer(help="Look at training data, make shards of them, fetch a set.", no_args_is_help=True)
 data.command()(fetch)
 
 Format = Annotated[str | None, typer.Option(help="What SOURCES are, if they are data and no config; docs/data.md.")]

@@ -55,7 +55,9 @@ def test_an_epoch_may_be_written_in_three_ways() -> None:
     ],
 )
 def test_what_is_taken(member: str, to: str | None) -> None:
-    found = [match.expand(part.to) for one in PACKAGES for part in one.parts if (match := re.fullmatch(part.members, member))]
+    found = [
+        match.expand(part.to) for one in PACKAGES for part in one.parts if (match := re.fullmatch(part.members, member))
+    ]
     assert found == ([] if to is None else [to])
 
 

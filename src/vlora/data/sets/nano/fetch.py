@@ -16,7 +16,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -264,10 +264,8 @@ def _tidy(partial: Path, *, all: bool = True) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
     if all:
         for empty in (partial / "packages", partial):
-            try:
+            with suppress(OSError):  # not empty, or not there
                 empty.rmdir()
-            except OSError:  # not empty, or not there
-                return
 
 
 # -- the surroundings --------------------------------------------------------------------------------------
