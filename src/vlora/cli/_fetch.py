@@ -81,7 +81,8 @@ def _bar() -> Generator[Callable[[str, int, int], None] | None]:
             if stage not in tasks:
                 for before in tasks.values():
                     bar.update(before, visible=False)
-                tasks[stage] = bar.add_task(what, total=total)
+                # What was there before is no progress, and has no rate.
+                tasks[stage] = bar.add_task(what, total=total, completed=done)
             bar.update(tasks[stage], description=what, completed=done)
 
         yield tell

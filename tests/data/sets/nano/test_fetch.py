@@ -184,7 +184,9 @@ def test_an_interruption_and_going_on(
         os.kill(int(stuck.read_text()), 0)
 
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    fetch(made.packages)
+    told: list[int] = []
+    fetch(made.packages, tell=lambda _, done, __: told.append(done))
+    assert told[0] == first
     assert left(cache) == WHOLE
     assert calls.read_text().split() == ["tiny-emoji-1.0", "tiny-backgrounds_1:1.0-1"]
 

@@ -128,19 +128,15 @@ def _fetch(
     require_tools(absent)
     _announce(packages, absent, place, from_files=files is not None, notify=notify)
 
-    total, done = sum(one.size for one in packages), 0
-    for one in packages:
-        begun = done
-        tell(f"fetching {one.name}", begun, total)
+    total = sum(one.size for one in packages)
+    wanted = packages if files else absent
+    done = total - sum(one.size for one in wanted)
+    for one in wanted:
+        tell(f"fetching {one.name}", done, total)
         if files:
             check(one, files[one])
-        elif one in absent:
-            # A tool may hold a file twice, or lay other files beside it: the bar does not run ahead.
-            download(
-                one,
-                kept,
-                watch=lambda now, one=one, begun=begun: tell(f"fetching {one.name}", begun + min(now, one.size), total),
-            )
+        else:
+            download(one, kept, watch=_share(one, done, total, tell))
         done += one.size
     tell("fetched", total, total)
 
@@ -156,6 +152,11 @@ def _fetch(
     _seal(tree, packages, counts)
     _swap(tree, place, partial)
     shutil.rmtree(kept)
+
+
+def _share(package: Package, done: int, total: int, tell: Tell) -> Callable[[int], None]:
+    """Tell of a package's bytes as part of all; its tool may hold it twice, and the bar does not run ahead."""
+    return lambda now: tell(f"fetching {package.name}", done + min(now, package.size), total)
 
 
 def _announce(
@@ -175,7 +176,7 @@ def _announce(
     what = (
         f"{len(packages)} packages are read where they are"
         if from_files
-        else f"{len(absent)} of {len(packages)} packages are fetched, {_megabytes(brought)} MB"
+        else f"{len(absent)} of {len(packages)} packages are fetched, {brought / _MB:.0f} MB"
     )
     notify(f"{what}; {place} needs {_megabytes(needed)} MB meanwhile and keeps {_megabytes(stays)} MB.")
     free = shutil.disk_usage(place.parent).free
