@@ -1,6 +1,6 @@
 """Who may import whom, read from the sources, and what an import costs, seen in a fresh process.
 
-    errors <- {model, figures} <- {nano, data, export, album, cost, compare} <- {train, evaluate, serve} <- cli
+    errors <- {model, figures, cache} <- {nano, data, export, album, cost, compare} <- {train, evaluate, serve} <- cli
 
 An arrow points at what may be imported. The files of the top level (`vlora`, `vlora.api`, `vlora.loading`) see
 `errors`, `model`, `nano`, `data`, `album` and `export`; `train` and the rest of its row, and `cli`, may use them.
@@ -22,7 +22,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 
 ROWS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
-    frozenset({"model", "figures"}),
+    frozenset({"model", "figures", "cache"}),
     frozenset({"nano", "data", "export", "album", "cost", "compare"}),
     frozenset({"vlora", "api", "loading"}),  # the public face, between the parts and the programs
     frozenset({"train", "evaluate", "serve"}),
@@ -119,6 +119,8 @@ def test_the_reader_sees_every_form_of_import(source: str, found: str) -> None:
         ("model", "vlora", False),
         ("nano", "data", False),
         ("model", "figures", False),
+        ("nano", "cache", True),
+        ("data", "cache", True),
         ("compare", "figures", True),
         ("compare", "data", False),
         ("train", "compare", True),

@@ -11,7 +11,7 @@
 | `evaluate` | accuracy on a task, with 95 % intervals and controls |
 | `inspect` | what a model is made of, and the size and rank of each ΔW of an image |
 | `cost` | FLOPs, parameters and bytes by formula, against the same model with visual tokens |
-| `data` | looks at training data, and makes shards of them |
+| `data` | looks at training data, makes shards of them, and fetches the pictures of nano |
 | `export` | writes an image as a LoRA adapter for peft, vLLM, SGLang or llama.cpp |
 | `convert` | makes a checkpoint of the VLoRA authors one of ours |
 | `doctor` | what is installed, what is missing, and how to get it |

@@ -1,4 +1,4 @@
-"""`vlora data`: what is in the data, and making shards of them."""
+"""`vlora data`: what is in the data, making shards of them, and fetching them (`_fetch.py`)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import typer
 
 from ..errors import InputError
 from ._eyes import AsJson
+from ._fetch import fetch
 from ._output import MISTAKE, command, err, note, out, print_json, printable, say
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ LISTED = 10
 STREAMED = 10_000
 """Samples of a stream that are looked at if all are asked for."""
 
-data = typer.Typer(help="Look at training data, and make shards of them.", no_args_is_help=True)
+data = typer.Typer(help="Look at training data, make shards of them, fetch a set.", no_args_is_help=True)
+data.command()(fetch)
 
 Format = Annotated[str | None, typer.Option(help="What SOURCES are, if they are data and no config; docs/data.md.")]
 Images = Annotated[str | None, typer.Option(metavar="DIR", help="With --format: where paths of images begin.")]

