@@ -46,7 +46,7 @@ test-gpu: $(STAMP) ## the tests that need a CUDA device
 
 llama-cpp: $(STAMP) ## llama.cpp in .venv, for its slow tests, its example and its benchmark; compiles for minutes
 	@echo "Compiling llama.cpp, which takes minutes ..."
-	@$(PIP) install -c $(VENV)/constraints.txt "llama-cpp-python"
+	@$(PIP) install -c $(VENV)/constraints.txt --no-deps llama-cpp-python diskcache
 
 check: $(STAMP) ## lint, format and types
 	@$(BIN)/ruff check
