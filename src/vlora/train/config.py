@@ -42,10 +42,12 @@ class ModelSection(_Section):
 class SourceSection(_Section):
     """One set of samples, in one of the formats of `vlora.data.formats`."""
 
-    format: Literal["llava", "messages", "captions", "folder", "webdataset", "dataset", "shards", "easy-vqa"] = Field(
-        description="how the files are written"
+    format: Literal[
+        "llava", "messages", "captions", "folder", "webdataset", "dataset", "shards", "easy-vqa", "nano"
+    ] = Field(description="how the files are written")
+    path: str | None = Field(
+        None, description="a file, a folder, or a pattern of files; of a data set its hub id too; of nano its part"
     )
-    path: str | None = Field(None, description="a file, a folder, or a pattern of files; of a data set its hub id too")
     images: str | None = Field(
         None, description="the folder that relative paths of images begin at; default: the file's"
     )

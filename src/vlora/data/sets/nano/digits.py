@@ -1,0 +1,79 @@
+"""Handwritten digits: one, or two side by side. The test shows digits that training has not."""
+
+from __future__ import annotations
+
+import gzip
+import random
+from functools import cache
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .base import SIZE, Picture, PictureSet, Turn, held_out, yes_no
+from .canvas import plain_ground
+from .fetch import folder
+
+_SIDE = 28
+
+
+class Digits(PictureSet):
+    """A digit in one half of the pictures, two in the other."""
+
+    name = "digits"
+
+    def draw(self, dice: random.Random, number: int) -> Picture:
+        """See `PictureSet`."""
+        ink, labels = _all()
+        kept = set(held_out("digits"))
+        usable = sorted(kept) if self.split == "test" else [one for one in range(len(ink)) if one not in kept]
+        chosen = [dice.choice(usable) for _ in range(1 + number % 2)]
+        picture = plain_ground(dice)
+        colour = (dice.randint(0, 110), dice.randint(0, 110), dice.randint(0, 110))
+        for place, one in enumerate(chosen):
+            side = dice.randint(40, 76) if len(chosen) == 1 else dice.randint(40, 58)
+            room = SIZE // len(chosen)
+            mask = Image.fromarray(ink[one]).resize((side, side), Image.Resampling.BICUBIC)
+            left = place * room + dice.randint(0, room - side)
+            picture.paste(colour, (left, dice.randint(0, SIZE - side)), mask)
+        values = [int(labels[one]) for one in chosen]
+        turns = _one(values[0], dice) if len(values) == 1 else _two(values[0], values[1], dice)
+        return Picture(picture, tuple(turns))
+
+
+SET = Digits
+
+
+def _one(value: int, dice: random.Random) -> list[Turn]:
+    question = dice.choice(("which digit is this?", "what number do you see?", "read the digit."))
+    other = dice.choice([one for one in range(10) if one != value])
+    said = value if dice.random() < 0.5 else other
+    turns = [
+        Turn("digits/read", question, str(value)),
+        Turn("digits/yes-no", *yes_no(("is this the digit {digit}?", "is it the digit {digit}?"), said == value, dice, digit=str(said))),
+        Turn("digits/parity", "is the number even or odd?", "odd" if value % 2 else "even"),
+    ]
+    return turns
+
+
+def _two(left: int, right: int, dice: random.Random) -> list[Turn]:
+    total = dice.choice(("what is the sum of the digits?", "add the two digits."))
+    turns = [
+        Turn("digits/left", "what is the left digit?", str(left)),
+        Turn("digits/right", "what is the right digit?", str(right)),
+        Turn("digits/sum", total, str(left + right)),
+    ]
+    if left != right:
+        larger = dice.choice(("which digit is larger?", "what is the larger digit?"))
+        side = "left" if left > right else "right"
+        turns.append(Turn("digits/larger", larger, str(max(left, right))))
+        turns.append(Turn("digits/side", "is the larger digit left or right?", side))
+    return turns
+
+
+@cache
+def _all() -> tuple[Any, Any]:
+    """Ink `[digit, 28, 28]`, and what is written `[digit]`."""
+    with gzip.open(folder() / "digits" / "mnist_5k.csv.gz") as file:
+        rows = np.loadtxt(file, delimiter=",", dtype=np.uint8)
+    return rows[:, :-1].reshape(-1, _SIDE, _SIDE), rows[:, -1]

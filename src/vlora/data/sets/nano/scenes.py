@@ -1,0 +1,315 @@
+"""Scenes: coloured shapes, from nothing but a seed.
+
+A training scene never shows, names or asks for a held-out pair such as "purple star"; each test scene shows at least
+one of them, so that every test scene is a composition that training has not had.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw
+
+from .base import SIZE, Picture, PictureSet, Turn, a, held_out, yes_no
+from .canvas import plain_ground
+
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (220, 30, 30),
+    "green": (40, 160, 60),
+    "blue": (40, 80, 220),
+    "yellow": (240, 205, 30),
+    "orange": (245, 130, 20),
+    "purple": (140, 50, 180),
+    "black": (25, 25, 25),
+}
+SHAPES = ("circle", "square", "triangle", "star", "cross")
+PAIRS = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
+MOST = 6
+"""Shapes of a scene, and the largest count that is asked for."""
+
+_ROWS, _COLUMNS = ("top", "middle", "bottom"), ("left", "middle", "right")
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A shape at its place: the centre and the half of its side, in pixels."""
+
+    colour: str
+    shape: str
+    x: float
+    y: float
+    half: float
+
+    @property
+    def pair(self) -> Pair:
+        """Its colour and shape."""
+        return self.colour, self.shape
+
+    @property
+    def words(self) -> str:
+        """As it is spoken of."""
+        return f"{self.colour} {self.shape}"
+
+
+class Scenes(PictureSet):
+    """Up to six shapes each."""
+
+    name = "scenes"
+
+    def draw(self, dice: random.Random, number: int) -> Picture:
+        """See `PictureSet`."""
+        kept = [tuple(pair) for pair in held_out("scenes")]
+        pairs = [pair for pair in PAIRS if self.split == "test" or pair not in kept]
+        needed = dice.choice(kept) if self.split == "test" else None
+        things = dice.choice((_few, _few, _many, _grid))(dice, pairs, needed)
+        picture = plain_ground(dice)
+        for thing in things:
+            _paint(picture, thing, dice)
+        return Picture(picture, tuple(_turns(things, pairs, dice)))
+
+
+SET = Scenes
+
+
+# -- what is in a scene ------------------------------------------------------------------------------------
+
+
+def _few(dice: random.Random, pairs: list[Pair], needed: Pair | None) -> list[Thing]:
+    """One to four unlike shapes."""
+    count = dice.randint(1, 4)
+    chosen = dice.sample(pairs, count)
+    if needed and needed not in chosen:
+        chosen[dice.randrange(count)] = needed
+    return _placed(chosen, dice, (11, 22))
+
+
+def _many(dice: random.Random, pairs: list[Pair], needed: Pair | None) -> list[Thing]:
+    """None to six of one kind, and some of another."""
+    first, second = needed or dice.choice(pairs), dice.choice(pairs)
+    count = dice.randint(1 if needed else 0, MOST)
+    others = dice.choice((0, 0, dice.randint(0, MOST - count)))
+    return _placed([first] * count + [second] * others, dice, (8, 15))
+
+
+def _grid(dice: random.Random, pairs: list[Pair], needed: Pair | None) -> list[Thing]:
+    """One to four unlike shapes in the nine cells of a grid."""
+    count = dice.randint(1, 4)
+    chosen = dice.sample(pairs, count)
+    if needed and needed not in chosen:
+        chosen[dice.randrange(count)] = needed
+    cell, things = SIZE / 3, list[Thing]()
+    for (colour, shape), place in zip(chosen, dice.sample(range(9), count), strict=True):
+        x, y = (cell * (number + 0.5) + dice.uniform(-3, 3) for number in (place % 3, place // 3))
+        things.append(Thing(colour, shape, x, y, dice.uniform(11, 17)))
+    return things
+
+
+def _placed(chosen: list[Pair], dice: random.Random, halves: tuple[float, float]) -> list[Thing]:
+    """Places where nothing touches: tried anew, and smaller, until all fit."""
+    while True:
+        things: list[Thing] = []
+        for colour, shape in chosen:
+            for _ in range(40):
+                half = dice.uniform(*halves)
+                x, y = (dice.uniform(half + 2, SIZE - half - 2) for _ in range(2))
+                if all(max(abs(x - one.x), abs(y - one.y)) > half + one.half + 4 for one in things):
+                    things.append(Thing(colour, shape, x, y, half))
+                    break
+        if len(things) == len(chosen):
+            return things
+        halves = (halves[0] * 0.9, halves[1] * 0.9)
+
+
+# -- painting ----------------------------------------------------------------------------------------------
+
+_OVER = 4
+"""Painted so many times larger, for smooth edges."""
+
+
+def _paint(picture: Image.Image, thing: Thing, dice: random.Random) -> None:
+    red, green, blue = (max(0, min(255, one + dice.randint(-14, 14))) for one in COLOURS[thing.colour])
+    side = math.ceil(2 * thing.half)
+    mask = Image.new("L", (side * _OVER, side * _OVER))
+    draw = ImageDraw.Draw(mask)
+    full = side * _OVER - 1
+    if thing.shape == "circle":
+        draw.ellipse((0, 0, full, full), fill=255)
+    else:
+        draw.polygon([(x * full, y * full) for x, y in _corners(thing.shape)], fill=255)
+    mask = mask.resize((side, side), Image.Resampling.BOX)
+    picture.paste((red, green, blue), (round(thing.x - side / 2), round(thing.y - side / 2)), mask)
+
+
+def _corners(shape: str) -> list[tuple[float, float]]:
+    """Of a unit square's polygon."""
+    if shape == "square":
+        return [(0, 0), (1, 0), (1, 1), (0, 1)]
+    if shape == "triangle":
+        return [(0.5, 0), (1, 1), (0, 1)]
+    if shape == "cross":
+        near, far = 0.33, 0.67
+        return [(near, 0), (far, 0), (far, near), (1, near), (1, far), (far, far), (far, 1), (near, 1), (near, far),
+                (0, far), (0, near), (near, near)]  # fmt: skip
+    spikes = [(0.5 if point % 2 == 0 else 0.2, math.pi * (point / 5 - 0.5)) for point in range(10)]
+    return [(0.5 + radius * math.cos(angle), 0.5 + radius * math.sin(angle)) for radius, angle in spikes]
+
+
+# -- what is asked -----------------------------------------------------------------------------------------
+
+
+def _turns(things: list[Thing], pairs: list[Pair], dice: random.Random) -> list[Turn]:
+    asked: list[Callable[[], list[Turn]]] = [
+        lambda: _colour(things, dice),
+        lambda: _shape(things, dice),
+        lambda: _presence(things, pairs, dice),
+        lambda: _presence(things, pairs, dice),
+        lambda: _count(things, pairs, dice),
+        lambda: _count(things, pairs, dice),
+        lambda: _relation(things, dice),
+        lambda: _relation(things, dice),
+        lambda: _place(things, dice),
+        lambda: _size(things, dice),
+        lambda: _caption(things, dice),
+    ]
+    return list(dict.fromkeys(turn for ask in asked for turn in ask()))
+
+
+def _only(things: list[Thing]) -> list[Thing]:
+    """Things that no other is like."""
+    pairs = [thing.pair for thing in things]
+    return [thing for thing in things if pairs.count(thing.pair) == 1]
+
+
+def _colour(things: list[Thing], dice: random.Random) -> list[Turn]:
+    shapes = {thing.shape for thing in things}
+    fit = [one for one in shapes if len({thing.colour for thing in things if thing.shape == one}) == 1]
+    if not fit:
+        return []
+    shape = dice.choice(sorted(fit))
+    colour = next(thing.colour for thing in things if thing.shape == shape)
+    question = dice.choice(("what color is the {}?", "what is the color of the {}?", "which color does the {} have?"))
+    return [Turn("scenes/colour", question.format(shape), colour)]
+
+
+def _shape(things: list[Thing], dice: random.Random) -> list[Turn]:
+    colours = {thing.colour for thing in things}
+    fit = [one for one in colours if len({thing.shape for thing in things if thing.colour == one}) == 1]
+    if not fit:
+        return []
+    colour = dice.choice(sorted(fit))
+    shape = next(thing.shape for thing in things if thing.colour == colour)
+    question = dice.choice(("what shape is {}?", "what is the {} shape?", "which shape is {}?"))
+    return [Turn("scenes/shape", question.format(colour), shape)]
+
+
+def _presence(things: list[Thing], pairs: list[Pair], dice: random.Random) -> list[Turn]:
+    """Is there one? Half of the answers are yes; a no often shares a colour or a shape with what there is."""
+    truth = bool(things) and dice.random() < 0.5
+    if truth:
+        pair = dice.choice(things).pair
+    else:
+        shown = {thing.pair for thing in things}
+        absent = [one for one in pairs if one not in shown]
+        near = [one for one in absent if any(one[0] == pair[0] or one[1] == pair[1] for pair in shown)]
+        pair = dice.choice(near if near and dice.random() < 0.7 else absent)
+    wordings = ("is there {thing}?", "do you see {thing}?", "does the picture show {thing}?")
+    return [Turn("scenes/yes-no", *yes_no(wordings, truth, dice, thing=a(" ".join(pair))))]
+
+
+def _count(things: list[Thing], pairs: list[Pair], dice: random.Random) -> list[Turn]:
+    kind = dice.random()
+    if kind < 0.3:
+        words, count = "shapes", len(things)
+    elif kind < 0.6:
+        colour = dice.choice([thing.colour for thing in things] or list(COLOURS))
+        words, count = f"{colour} shapes", sum(thing.colour == colour for thing in things)
+    elif kind < 0.9:
+        shape = dice.choice([thing.shape for thing in things] or list(SHAPES))
+        words, count = _plural(shape), sum(thing.shape == shape for thing in things)
+    else:
+        pair = dice.choice(pairs)
+        words, count = f"{pair[0]} {_plural(pair[1])}", sum(thing.pair == pair for thing in things)
+    if count == 1 and dice.random() < 0.7:  # a colour or a shape is mostly there once, which could be guessed
+        words, count = "shapes", len(things)
+    question = dice.choice(("how many {} are there?", "how many {} do you see?", "count the {}."))
+    return [Turn("scenes/count", question.format(words), str(count))]
+
+
+def _relation(things: list[Thing], dice: random.Random) -> list[Turn]:
+    """Two things that are clearly beside or above each other."""
+    alone = _only(things)
+    if len(alone) < 2:
+        return []
+    one, other = dice.sample(alone, 2)
+    across, down = one.x - other.x, one.y - other.y
+    if max(abs(across), abs(down)) < 16:
+        return []
+    if abs(across) > abs(down):
+        side, opposite = ("left of", "right of") if across < 0 else ("right of", "left of")
+    else:
+        side, opposite = ("above", "below") if down < 0 else ("below", "above")
+    if dice.random() < 0.5:
+        truth = dice.random() < 0.5
+        question = f"is the {one.words} {side if truth else opposite} the {other.words}?"
+        return [Turn("scenes/relation", question, "yes" if truth else "no")]
+    first, second = dice.sample((side, opposite), 2)
+    return [Turn("scenes/relation", f"is the {one.words} {first} or {second} the {other.words}?", side.split()[0])]
+
+
+def _place(things: list[Thing], dice: random.Random) -> list[Turn]:
+    """In which cell of the picture, where it is clearly in one."""
+    clear = [(thing, _cell(thing)) for thing in _only(things)]
+    fit = [(thing, cell) for thing, cell in clear if cell]
+    if not fit:
+        return []
+    thing, cell = dice.choice(fit)
+    question = dice.choice(("where is the {}?", "in which part of the picture is the {}?"))
+    return [Turn("scenes/place", question.format(thing.words), cell)]
+
+
+def _cell(thing: Thing) -> str:
+    """The cell of a three by three grid that a thing is near the middle of; nothing where it is between two."""
+    third = SIZE / 3
+    column, row = int(thing.x // third), int(thing.y // third)
+    if max(abs(thing.x - third * (column + 0.5)), abs(thing.y - third * (row + 0.5))) > third / 3:
+        return ""
+    return "middle" if row == column == 1 else f"{_ROWS[row]} {_COLUMNS[column]}"
+
+
+def _size(things: list[Thing], dice: random.Random) -> list[Turn]:
+    alone = _only(things)
+    if len(alone) < 2:
+        return []
+    one, other = dice.sample(alone, 2)
+    if max(one.half, other.half) < 1.3 * min(one.half, other.half):
+        return []
+    word = dice.choice(("larger", "smaller"))
+    winner = one if (one.half > other.half) == (word == "larger") else other
+    question = f"which is {word}, the {one.words} or the {other.words}?"
+    return [Turn("scenes/size", question, winner.words)]
+
+
+def _caption(things: list[Thing], dice: random.Random) -> list[Turn]:
+    question = dice.choice(("describe the picture.", "what do you see?"))
+    if not things:
+        return [Turn("scenes/caption", question, "nothing")]
+    ordered = sorted(dict.fromkeys(thing.pair for thing in sorted(things, key=lambda one: (one.x, one.y))))
+    if len(ordered) > 3:
+        return []
+    parts: list[str] = []
+    for pair in ordered:
+        count = sum(thing.pair == pair for thing in things)
+        parts.append(a(" ".join(pair)) if count == 1 else f"{_WORDS[count]} {pair[0]} {_plural(pair[1])}")
+    return [Turn("scenes/caption", question, " and ".join(parts))]
+
+
+_WORDS = ("no", "one", "two", "three", "four", "five", "six")
+
+
+def _plural(shape: str) -> str:
+    return "crosses" if shape == "cross" else f"{shape}s"

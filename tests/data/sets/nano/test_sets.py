@@ -1,0 +1,197 @@
+"""Pictures drawn by their number: the same for everyone, true to what is said of them, and never what is held out."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import random
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+from vlora.data.formats import open_source
+from vlora.data.sets.nano import digits, scenes
+from vlora.data.sets.nano.base import SIZE, Picture, held_out, open_set
+from vlora.data.sets.nano.scenes import COLOURS
+from vlora.errors import InputError, MissingDependency
+
+HELD_OUT = [f"{colour} {shape}" for colour, shape in held_out("scenes")]
+
+
+def pictures(split: str, count: int) -> list[Picture]:
+    drawn = open_set("scenes", split)  # type: ignore[arg-type]
+    return [drawn.picture(number) for number in range(count)]
+
+
+def test_a_picture_is_the_same_in_another_process() -> None:
+    code = (
+        "import hashlib; from vlora.data.sets.nano.base import open_set\n"
+        "made = [open_set('scenes', 'train').picture(number) for number in range(20)]\n"
+        "print(hashlib.sha256(b''.join(one.image.tobytes() + repr(one.turns).encode() for one in made)).hexdigest())"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            check=True,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(found) == 1
+
+
+def test_splits_differ() -> None:
+    assert pictures("train", 1)[0].image.tobytes() != pictures("test", 1)[0].image.tobytes()
+
+
+def test_training_never_shows_or_names_what_is_held_out() -> None:
+    for picture in pictures("train", 1500):
+        said = " ".join(f"{turn.question} {turn.answer}" for turn in picture.turns)
+        assert not any(pair in said for pair in HELD_OUT)
+
+
+def test_every_test_scene_shows_something_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    paint = scenes._paint
+
+    def watched(picture: Image.Image, thing: scenes.Thing, dice: random.Random) -> None:
+        shown.append(thing.words)
+        paint(picture, thing, dice)
+
+    monkeypatch.setattr(scenes, "_paint", watched)
+    for number in range(300):
+        shown.clear()
+        open_set("scenes", "test").picture(number)
+        assert set(shown) & set(HELD_OUT)
+
+
+def blobs(picture: Picture) -> tuple[int, list[str]]:
+    """What is on a pale ground, read from the pixels alone: how many pieces, and the colour of each."""
+    pixels = np.asarray(picture.image).astype(int)
+    inked = pixels.min(axis=2) < 180
+    labels, count = ndimage.label(inked, structure=np.ones((3, 3)))
+    colours: list[str] = []
+    for piece in range(1, count + 1):
+        mean = np.median(pixels[labels == piece], axis=0)
+        colours.append(min(COLOURS, key=lambda name: float(np.abs(np.array(COLOURS[name]) - mean).sum())))
+    return count, colours
+
+
+def test_counts_and_colours_are_those_of_the_pixels() -> None:
+    asked = 0
+    for picture in pictures("train", 400) + pictures("test", 200):
+        count, colours = blobs(picture)
+        for turn in picture.turns:
+            if turn.task != "scenes/count":
+                continue
+            wanted = re.search(r"(?:how many|count the) (?:(\w+) )?shapes", turn.question)
+            if wanted:
+                asked += 1
+                colour = wanted.group(1)
+                assert turn.answer == str(colours.count(colour) if colour else count), turn
+    assert asked > 300
+
+
+def test_a_relation_is_that_of_the_pixels() -> None:
+    asked = 0
+    for picture in pictures("train", 600):
+        pixels = np.asarray(picture.image).astype(int)
+        for turn in picture.turns:
+            found = re.fullmatch(r"is the (\w+) \w+ (left of|right of|above|below) the (\w+) \w+\?", turn.question)
+            if not found or found.group(1) == found.group(3):
+                continue
+            _, colours = blobs(picture)
+            if colours.count(found.group(1)) != 1 or colours.count(found.group(3)) != 1:
+                continue
+            asked += 1
+            (x1, y1), (x2, y2) = (middle(pixels, found.group(group)) for group in (1, 3))
+            truth = {"left of": x1 < x2, "right of": x1 > x2, "above": y1 < y2, "below": y1 > y2}[found.group(2)]
+            assert turn.answer == ("yes" if truth else "no"), turn
+    assert asked > 50
+
+
+def middle(pixels: np.ndarray, colour: str) -> tuple[float, float]:
+    distance = {name: np.abs(pixels - np.array(COLOURS[name])).sum(axis=2) for name in COLOURS}
+    nearest = np.argmin(np.stack(list(distance.values())), axis=0) == list(COLOURS).index(colour)
+    rows, columns = np.nonzero(nearest & (pixels.min(axis=2) < 180))
+    return float(np.median(columns)), float(np.median(rows))
+
+
+def test_no_answer_can_be_guessed_from_its_kind_alone() -> None:
+    answers: dict[str, Counter[str]] = {}
+    for picture in pictures("train", 1500):
+        for turn in picture.turns:
+            answers.setdefault(turn.task, Counter())[turn.answer] += 1
+    assert 0.4 < answers["scenes/yes-no"]["yes"] / answers["scenes/yes-no"].total() < 0.6
+    assert {str(count) for count in range(7)} <= set(answers["scenes/count"])
+    for task, most in (("scenes/count", 0.4), ("scenes/colour", 0.25), ("scenes/shape", 0.3), ("scenes/place", 0.25)):
+        assert answers[task].most_common(1)[0][1] / answers[task].total() < most
+
+
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Made-up digits in the order of the real ones: 500 of each."""
+    rows = np.zeros((5000, 785), dtype=np.uint8)
+    rows[:, -1] = np.arange(5000) // 500
+    rows[:, :-1] = 20 * (1 + rows[:, -1:])
+    (tmp_path / "digits").mkdir()
+    with gzip.open(tmp_path / "digits" / "mnist_5k.csv.gz", "wt") as file:
+        np.savetxt(file, rows, fmt="%d", delimiter=",")
+    monkeypatch.setattr(digits, "folder", lambda: tmp_path)
+    digits._all.cache_clear()
+    yield
+    digits._all.cache_clear()
+
+
+@pytest.mark.usefixtures("written")
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_digits(split: str) -> None:
+    for number in range(60):
+        picture = open_set("digits", split).picture(number)  # type: ignore[arg-type]
+        answers = {turn.task: turn.answer for turn in picture.turns}
+        assert picture.image.size == (SIZE, SIZE)
+        if number % 2 == 0:
+            value = int(answers["digits/read"])
+            assert answers["digits/parity"] == ("odd" if value % 2 else "even")
+        else:
+            left, right = int(answers["digits/left"]), int(answers["digits/right"])
+            assert answers["digits/sum"] == str(left + right)
+            assert answers.get("digits/larger", str(left)) == str(max(left, right))
+
+
+def test_a_digit_is_of_one_split_only() -> None:
+    kept = held_out("digits")
+    assert len(kept) == len(set(kept)) == 1000
+    assert Counter(one // 500 for one in kept) == dict.fromkeys(range(10), 100)
+
+
+def test_as_a_source() -> None:
+    source = open_source("nano", "scenes")
+    assert source.name == "scenes"
+    first = source[3]
+    assert first == source[3]
+    assert len(first.conversations) >= 4
+    assert first.images[0] != source[4].images[0]
+
+
+def test_what_there_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="no part 'cats': choose from scenes, digits"):
+        open_source("nano", "cats")
+    with pytest.raises(InputError, match="no split 'validation'"):
+        open_source("nano", "scenes", split="validation")
+    with pytest.raises(InputError, match="needs a path"):
+        open_source("nano")
+    monkeypatch.setenv("VLORA_CACHE", str(tmp_path))
+    digits._all.cache_clear()
+    with pytest.raises(MissingDependency, match="vlora data fetch nano"):
+        open_set("digits", "train").picture(0)
