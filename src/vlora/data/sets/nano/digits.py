@@ -50,7 +50,10 @@ def _one(value: int, dice: random.Random) -> list[Turn]:
     said = value if dice.random() < 0.5 else other
     turns = [
         Turn("digits/read", question, str(value)),
-        Turn("digits/yes-no", *yes_no(("is this the digit {digit}?", "is it the digit {digit}?"), said == value, dice, digit=str(said))),
+        Turn(
+            "digits/yes-no",
+            *yes_no(("is this the digit {digit}?", "is it the digit {digit}?"), said == value, dice, digit=str(said)),
+        ),
         Turn("digits/parity", "is the number even or odd?", "odd" if value % 2 else "even"),
     ]
     return turns
