@@ -10,7 +10,7 @@
 | `dataset` | `dataset.py` | data sets of Hugging Face |
 | `shards` | `shards.py` | our own, for many samples; written by `vlora data convert` |
 | `easy-vqa` | `easy_vqa.py` | the set that nano was trained on |
-| `nano` | `nano.py` | pictures that are drawn: shapes, digits; `path` says which |
+| `nano` | `nano.py` | pictures that are drawn: shapes, digits, emoji ...; `path` says which |
 
 `rules.py` says what every sample keeps to. docs/data.md has an example of each.
 """
@@ -197,7 +197,9 @@ def _nano(wanted: _Wanted) -> Source:
     from .nano import NanoSource
 
     if wanted.path is None:
-        raise InputError("The format nano needs a path, which is the part of the set: scenes or digits.")
+        raise InputError(
+            "The format nano needs a path, which is the part of the set: scenes, digits, emoji, stamps or clipart."
+        )
     return NanoSource(str(wanted.path), cast("Any", wanted.split), **wanted.common)
 
 

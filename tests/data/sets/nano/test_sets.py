@@ -185,7 +185,7 @@ def test_as_a_source() -> None:
 
 
 def test_what_there_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="no part 'cats': choose from scenes, digits"):
+    with pytest.raises(InputError, match="no part 'cats': choose from scenes, digits, emoji, stamps, clipart"):
         open_source("nano", "cats")
     with pytest.raises(InputError, match="no split 'validation'"):
         open_source("nano", "scenes", split="validation")

@@ -8,8 +8,11 @@
 |---|---|---|---|
 | `scenes` | `scenes.py` | up to six coloured shapes | colour, shape, yes or no, how many, where, larger, captions |
 | `digits` | `digits.py` | one or two handwritten digits | reading, the larger, sum, even or odd, yes or no |
+| `emoji` | `emoji.py` | an emoji, turned and scaled, on any ground | name, group, yes or no |
+| `stamps` | `stamps.py` | a cut-out photograph or drawing on any ground | head noun, caption, yes or no |
+| `clipart` | `clipart.py` | a drawing of Open Clip Art | topic, yes or no |
 
 A picture is a function of (set, split, number) alone, so that any of them can be drawn in any order by any worker, and
-none has to be stored. What only the test may show is named in `held_out.json`. Emoji, stamps and drawings are fetched
-(`packages.py`, `fetch.py`), and not yet asked about.
+none has to be stored. What only the test may show is named in `held_out.json`. All but the scenes need what `fetch.py`
+brings.
 """

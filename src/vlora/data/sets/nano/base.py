@@ -21,7 +21,7 @@ Split: TypeAlias = Literal["train", "test"]
 SIZE = 128
 """Pixels of a picture's side: what nano's encoder reads."""
 
-SETS = ("scenes", "digits")
+SETS = ("scenes", "digits", "emoji", "stamps", "clipart")
 """The sets by name; each is a file of this folder, with its class as `SET`."""
 
 

@@ -1,0 +1,109 @@
+"""Emoji of one artist, turned, scaled and put on a ground; for the test another artist's too, and whole ones held out.
+
+An emoji is one of one code point, or a flag; those put together of several (families, professions) differ by details
+that a picture of 128 pixels hardly shows.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from PIL import Image
+
+from .base import Picture, PictureSet, Turn, a, held_out, yes_no
+from .canvas import any_ground, cropped, paste
+from .fetch import folder
+
+GROUPS = {
+    "Smileys & Emotion": "smileys",
+    "People & Body": "people",
+    "Animals & Nature": "animals",
+    "Food & Drink": "food",
+    "Travel & Places": "travel",
+    "Activities": "activities",
+    "Objects": "objects",
+    "Symbols": "symbols",
+    "Flags": "flags",
+}
+"""The groups of the standard, and the word that answers for each."""
+
+ARTISTS = ("google", "twitter")
+"""Training shows the first; the second is for the test alone."""
+
+
+@dataclass(frozen=True)
+class Emoji:
+    """One emoji.
+
+    Args:
+        code: its code points.
+        file: of its picture, below the artist's folder.
+        name: lower case; of a flag, the country's with "flag of".
+        group: a value of `GROUPS`.
+    """
+
+    code: str
+    file: str
+    name: str
+    group: str
+
+
+class EmojiSet(PictureSet):
+    """One emoji each. The test shows in turn: known ones, known ones of the other artist, and held-out ones."""
+
+    name = "emoji"
+
+    def draw(self, dice: random.Random, number: int) -> Picture:
+        """See `PictureSet`."""
+        kept = set(held_out("emoji"))
+        kind = number % 3 if self.split == "test" else 0
+        usable = [one for one in emojis() if (one.code in kept) == (kind == 2)]
+        shown = dice.choice(usable)
+        thing = _cut_out(ARTISTS[kind == 1], shown.file)
+        image = paste(thing, any_ground(dice, self.split), dice, sizes=(0.5, 0.95), turn=15)
+        task = "emoji/" + ("", "other-artist-", "held-out-")[kind]
+        others = emojis() if self.split == "test" else usable
+        return Picture(image, tuple(_turns(task, shown, [one.name for one in others if one is not shown], dice)))
+
+
+SET = EmojiSet
+
+
+def _turns(task: str, shown: Emoji, others: list[str], dice: random.Random) -> list[Turn]:
+    said = shown.name if dice.random() < 0.5 else dice.choice(others)
+    group = dice.choice(("which group is this emoji of?", "what kind of emoji is this?"))
+    return [
+        Turn(task + "name", dice.choice(("what is this?", "what emoji is this?", "name this emoji.")), shown.name),
+        Turn(task + "group", group, shown.group),
+        Turn(task + "yes-no", *yes_no(("is this {thing}?",), said == shown.name, dice, thing=a(said))),
+    ]
+
+
+@cache
+def emojis() -> tuple[Emoji, ...]:
+    """Those that both artists have, in the order of their code points."""
+    place = folder() / "emoji"
+    labels = {one["hexcode"]: one["label"] for one in _rows(place / "labels.json")}
+    found: list[Emoji] = []
+    for row in _rows(place / "emoji.json"):
+        code = str(row["unified"])
+        label = labels.get(code.replace("-FE0F", "")) or labels.get(code)
+        group = GROUPS.get(row["category"])
+        whole = row["has_img_google"] and row["has_img_twitter"] and "200D" not in code
+        if whole and group and label:
+            found.append(Emoji(code, row["image"], label.lower().replace("flag: ", "flag of "), group))
+    return tuple(sorted(found, key=lambda one: one.code))
+
+
+def _rows(place: Path) -> list[dict[str, str]]:
+    return json.loads(place.read_text(encoding="utf-8"))
+
+
+@cache
+def _cut_out(artist: str, file: str) -> Image.Image:
+    with Image.open(folder() / "emoji" / artist / file) as picture:
+        return cropped(picture)

@@ -1,0 +1,159 @@
+"""Emoji, stamps and drawings, on a small folder of made-up pictures under the names of real ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vlora.data.sets.nano import canvas, clipart, emoji, stamps
+from vlora.data.sets.nano.base import SIZE, held_out, open_set
+
+KEPT_EMOJI = held_out("emoji")[0]
+KEPT_STAMP = held_out("stamps")[0]
+INK = {"google": (250, 0, 0), "twitter": (0, 0, 250), "kept": (0, 250, 0)}
+CACHES = (canvas._photographs, clipart.drawings, clipart._cut_out, emoji.emojis, emoji._cut_out, stamps.stamps,
+          stamps.kinds, stamps._cut_out)  # fmt: skip
+
+
+def save(path: Path, colour: tuple[int, int, int]) -> None:
+    """A disc of one colour with nothing around it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    x, y = np.meshgrid(*[np.linspace(-1, 1, 64)] * 2)
+    pixels = np.zeros((64, 64, 4), dtype=np.uint8)
+    pixels[x * x + y * y < 0.8] = (*colour, 255)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture(autouse=True)
+def things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Three emoji, two bears and two drawings of each topic, one of each held out; grey photographs."""
+    known = {"unified": "2600-FE0F", "image": "a.png", "category": "Travel & Places"}
+    other = {"unified": "1F319", "image": "a.png", "category": "Travel & Places"}
+    kept = {"unified": KEPT_EMOJI, "image": "b.png", "category": "Flags"}
+    family = {"unified": "1F468-200D-1F469", "image": "a.png", "category": "People & Body"}
+    rows = [row | {"has_img_google": True, "has_img_twitter": True} for row in (known, other, kept, family)]
+    names = {"2600": "sun", "1F319": "Moon", KEPT_EMOJI: "flag: Nowhere", "1F468-200D-1F469": "family"}
+    (tmp_path / "emoji").mkdir()
+    (tmp_path / "emoji" / "emoji.json").write_text(json.dumps(rows), encoding="utf-8")
+    labels = [{"hexcode": code, "label": name} for code, name in names.items()]
+    (tmp_path / "emoji" / "labels.json").write_text(json.dumps(labels), encoding="utf-8")
+    for artist in emoji.ARTISTS:
+        save(tmp_path / "emoji" / artist / "a.png", INK[artist])
+        save(tmp_path / "emoji" / artist / "b.png", INK["kept"])
+    for path, caption in {
+        "x/bear.png": "A brown bear.",
+        "x/fox.png": "A fox!",
+        KEPT_STAMP: "A bear (of sorts).",
+    }.items():
+        save(tmp_path / "stamps" / path, INK["kept" if path == KEPT_STAMP else "google"])
+        (tmp_path / "stamps" / path).with_suffix(".txt").write_text(f"{caption}\nfr.utf8=Un ours.\n", encoding="utf-8")
+    for number, topic in enumerate(clipart.TOPICS):
+        save(tmp_path / "clipart" / topic / "known.png", (250, number, 0))
+        held = next(one for one in held_out("clipart") if one.startswith(f"{topic}/"))
+        save(tmp_path / "clipart" / held, (number, 250, 0))
+    (tmp_path / "backgrounds").mkdir()
+    for name, grey in {"Wood": 100, held_out("backgrounds")[0]: 200}.items():
+        Image.new("RGB", (300, 280), (grey,) * 3).save(tmp_path / "backgrounds" / f"{name}.jpg")
+    for module in (emoji, stamps, clipart, canvas):
+        monkeypatch.setattr(module, "folder", lambda: tmp_path)
+    for one in CACHES:
+        one.cache_clear()
+    yield
+    for one in CACHES:
+        one.cache_clear()
+
+
+def ink(image: Image.Image, colour: tuple[int, int, int]) -> float:
+    """Share of a picture that is very nearly of a colour."""
+    return float((np.abs(np.asarray(image).astype(int) - np.array(colour)).max(axis=2) < 30).mean())
+
+
+def test_training_shows_neither_the_other_artist_nor_what_is_held_out() -> None:
+    for name in ("emoji", "stamps", "clipart"):
+        for number in range(40):
+            picture = open_set(name, "train").picture(number)
+            assert picture.image.size == (SIZE, SIZE)
+            assert ink(picture.image, INK["google"]) > 0.1
+            assert all("held-out" not in turn.task and "other" not in turn.task for turn in picture.turns)
+
+
+@pytest.mark.parametrize(
+    ("place", "shown", "names"),
+    [(0, "google", {"sun", "moon"}), (1, "twitter", {"sun", "moon"}), (2, "kept", {"flag of nowhere"})],
+)
+def test_emoji_of_the_test_take_turns(place: int, shown: str, names: set[str]) -> None:
+    task, found = ("emoji/", "emoji/other-artist-", "emoji/held-out-")[place], set[str]()
+    for number in range(place, 60, 3):
+        picture = open_set("emoji", "test").picture(number)
+        answers = {turn.task: turn.answer for turn in picture.turns}
+        assert ink(picture.image, INK[shown]) > 0.1
+        assert answers[f"{task}group"] == ("flags" if place == 2 else "travel")
+        found.add(answers[f"{task}name"])
+    assert found == names
+
+
+def test_held_out_stamps_are_of_a_known_kind() -> None:
+    for number in range(1, 20, 2):
+        picture = open_set("stamps", "test").picture(number)
+        assert ink(picture.image, INK["kept"]) > 0.1
+        assert ("stamps/held-out-noun", "bear") in {(turn.task, turn.answer) for turn in picture.turns}
+
+
+def test_drawings_of_the_test_are_held_out() -> None:
+    for number in range(14):
+        picture = open_set("clipart", "test").picture(number)
+        assert ink(picture.image, INK["kept"]) > 0.1
+        assert picture.turns[0].answer == clipart.TOPICS[number % 7]
+
+
+def test_a_drawing_is_of_one_topic_and_one_split(tmp_path: Path) -> None:
+    for path in ("tools/again.png", "food/both.png", "people/both.png"):
+        save(tmp_path / "clipart" / path, (250, clipart.TOPICS.index("tools") if "again" in path else 99, 0))
+    clipart.drawings.cache_clear()
+    found = clipart.drawings()
+    assert {len(found[topic]) for topic in clipart.TOPICS} == {2}
+    assert "tools/again.png" in found["tools"]
+    assert not any("both" in path for paths in found.values() for path in paths)
+
+
+def test_yes_is_said_of_what_is_shown_and_of_nothing_else() -> None:
+    said: set[str] = set()
+    for name in ("stamps", "clipart"):
+        for number in range(60):
+            turns = open_set(name, "train").picture(number).turns
+            names = {turn.answer for turn in turns if turn.task.endswith(("noun", "topic"))}
+            for turn in turns:
+                if turn.task.endswith("yes-no"):
+                    said.add(turn.answer)
+                    assert (turn.answer == "yes") == any(turn.question.rstrip("?").endswith(f" {one}") for one in names)
+    assert said == {"yes", "no"}
+
+
+@pytest.mark.parametrize(
+    ("caption", "said", "noun"),
+    [
+        ("A peahen (a female).", "peahen", "peahen"),
+        ("A pair of scissors.", "scissors", "scissors"),
+        ("A ripe, red tomato!", "ripe red tomato", "tomato"),
+        ("A bun, also called a roll.", "bun", "bun"),
+        ("A “Fuji” apple.", "fuji apple", "apple"),
+        ("A cup of tea.", "cup of tea", "cup"),
+        ("An oven! It is hot.", "oven", "oven"),
+        ("A sea lion.", "sea lion", "sea lion"),
+        ("Remember to wash your hands!", "", ""),
+        ("A cold wet old grey fat happy dog.", "", ""),
+    ],
+)
+def test_what_a_caption_says(caption: str, said: str, noun: str) -> None:
+    assert stamps.said(caption) == said
+    assert (stamps.head_noun(said) if said else "") == noun
+
+
+def test_what_is_held_out_is_named_once() -> None:
+    for part in ("emoji", "stamps", "clipart", "backgrounds"):
+        assert len(held_out(part)) == len(set(held_out(part))) > 3
