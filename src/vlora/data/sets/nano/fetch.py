@@ -16,14 +16,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from filelock import FileLock, Timeout
-
-from ....cache import CACHE_VARIABLE, cache_folder
+from ....cache import CACHE_VARIABLE, cache_folder, hold
 from ....errors import DataError, MissingDependency, VLoRAError
 from .download import WORK, check, download, given, require_tools
 from .packages import PACKAGES, Package
@@ -272,21 +270,10 @@ def _tidy(partial: Path, *, all: bool = True) -> None:
 # -- the surroundings --------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _locked(place: Path, notify: Callable[[str], None]) -> Generator[None]:
+def _locked(place: Path, notify: Callable[[str], None]) -> AbstractContextManager[object]:
     """Hold the lock; it ends with its process, however that ends."""
-    lock = FileLock(place.with_name(f"{NAME}.lock"))
     with _disk_errors(place.parent):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            notify("Waiting for another process that is fetching the nano set ...")
-            lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        return hold(place, lambda: notify("Waiting for another process that is fetching the nano set ..."))
 
 
 @contextmanager
