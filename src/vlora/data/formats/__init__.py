@@ -194,12 +194,11 @@ def _easy_vqa(wanted: _Wanted) -> Source:
 
 
 def _nano(wanted: _Wanted) -> Source:
+    from ..sets.nano.base import SETS
     from .nano import NanoSource
 
     if wanted.path is None:
-        raise InputError(
-            "The format nano needs a path, which is the part of the set: scenes, digits, emoji, stamps or clipart."
-        )
+        raise InputError(f"The format nano needs a path, which is the part of the set: {', '.join(SETS)}.")
     return NanoSource(str(wanted.path), cast("Any", wanted.split), **wanted.common)
 
 

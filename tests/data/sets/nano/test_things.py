@@ -16,8 +16,7 @@ from vlora.data.sets.nano.base import SIZE, held_out, open_set
 KEPT_EMOJI = held_out("emoji")[0]
 KEPT_STAMP = held_out("stamps")[0]
 INK = {"google": (250, 0, 0), "twitter": (0, 0, 250), "kept": (0, 250, 0)}
-CACHES = (canvas._photographs, clipart.drawings, clipart._cut_out, emoji.emojis, emoji._cut_out, stamps.stamps,
-          stamps.kinds, stamps._cut_out)  # fmt: skip
+CACHES = (canvas._photographs, canvas.cut_out, clipart.drawings, emoji.emojis, stamps.stamps)
 
 
 def save(path: Path, colour: tuple[int, int, int]) -> None:

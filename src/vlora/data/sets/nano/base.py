@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.resources import files
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from PIL import Image
 
 from vlora.errors import InputError
 
+T = TypeVar("T")
+
 Split: TypeAlias = Literal["train", "test"]
 
 SIZE = 128
 """Pixels of a picture's side: what nano's encoder reads."""
+
+PRESENCE = ("is there {thing}?", "do you see {thing}?", "does the picture show {thing}?")
+"""Wordings of whether something is shown."""
 
 SETS = ("scenes", "digits", "emoji", "stamps", "clipart")
 """The sets by name; each is a file of this folder, with its class as `SET`."""
@@ -31,7 +36,7 @@ class Turn:
 
     Args:
         task: what of the suite it belongs to.
-        question: about the picture, unless it is plain text.
+        question: about the picture.
         answer: in lower case, without a period.
     """
 
@@ -93,6 +98,22 @@ def open_set(name: str, split: Split) -> PictureSet:
 def held_out(part: str) -> Any:
     """What of a part only the test may show."""
     return json.loads((files("vlora.data.sets.nano") / "held_out.json").read_text(encoding="utf-8"))[part]
+
+
+def parted(things: Iterable[T], part: str, *, name: Callable[[T], Any]) -> tuple[list[T], list[T]]:
+    """Those that training shows, and those that are held out.
+
+    Args:
+        things: in their order.
+        part: of `held_out.json`.
+        name: of a thing, as it is listed there.
+    """
+    kept = set(held_out(part))
+    known: list[T] = []
+    new: list[T] = []
+    for thing in things:
+        (new if name(thing) in kept else known).append(thing)
+    return known, new
 
 
 def yes_no(wordings: Sequence[str], truth: bool, dice: random.Random, **words: str) -> tuple[str, str]:

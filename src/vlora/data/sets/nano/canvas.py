@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from functools import cache
-from pathlib import Path
+from functools import cache, lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .base import SIZE, Split, held_out
+from ...images import open_image
+from .base import SIZE, Split, parted
 from .fetch import folder
 
 RGB = tuple[int, int, int]
@@ -52,13 +52,12 @@ def paste(
     """A thing at a random place of a ground.
 
     Args:
-        thing: with or without an alpha channel.
+        thing: with an alpha channel.
         ground: is not changed.
         dice: draws size, place and angle.
         sizes: of the thing's longer side, over the ground's.
         turn: degrees, at most, to either side.
     """
-    thing = thing.convert("RGBA")
     if turn:
         thing = thing.rotate(dice.uniform(-turn, turn), Image.Resampling.BICUBIC, expand=True)
     scale = dice.uniform(*sizes) * SIZE / max(thing.size)
@@ -69,9 +68,15 @@ def paste(
     return picture
 
 
-def cropped(thing: Image.Image) -> Image.Image:
-    """A cut-out without its empty border, at most twice as large as it is ever shown."""
-    thing = thing.convert("RGBA")
+@lru_cache(maxsize=4096)
+def cut_out(path: str) -> Image.Image:
+    """A picture of the set without its empty border, with an alpha channel, at most twice as large as it is ever shown.
+
+    Args:
+        path: below the folder of the set.
+    """
+    with Image.open(folder() / path) as picture:
+        thing = picture.convert("RGBA")
     thing = thing.crop(thing.getchannel("A").getbbox() or (0, 0, *thing.size))
     thing.thumbnail((2 * SIZE, 2 * SIZE), Image.Resampling.LANCZOS)
     return thing
@@ -79,14 +84,13 @@ def cropped(thing: Image.Image) -> Image.Image:
 
 @cache
 def _photographs(split: Split) -> list[Image.Image]:
-    kept = set(held_out("backgrounds"))
     places = sorted((folder() / "backgrounds").iterdir())
-    return [_load(place) for place in places if (place.stem in kept) == (split == "test")]
+    known, new = parted(places, "backgrounds", name=lambda place: place.stem)
+    return [_scaled(open_image(place)) for place in (new if split == "test" else known)]
 
 
-def _load(place: Path) -> Image.Image:
-    with Image.open(place) as picture:
-        return picture.convert("RGB").resize((round(256 * picture.width / picture.height), 256))
+def _scaled(photograph: Image.Image) -> Image.Image:
+    return photograph.resize((round(256 * photograph.width / photograph.height), 256))
 
 
 def _pale(dice: random.Random) -> RGB:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import random
-from functools import cache, lru_cache
+from functools import cache
 
-from PIL import Image
-
-from .base import Picture, PictureSet, Turn, held_out, yes_no
-from .canvas import cropped, paste, plain_ground
+from .base import Picture, PictureSet, Split, Turn, parted, yes_no
+from .canvas import cut_out, paste, plain_ground
 from .fetch import folder
 
 TOPICS = ("animals", "buildings", "food", "people", "plants", "tools", "transportation")
@@ -21,12 +19,18 @@ class Clipart(PictureSet):
 
     name = "clipart"
 
+    def __init__(self, split: Split) -> None:
+        super().__init__(split)
+        self.usable: dict[str, list[str]] = {}
+        for topic, paths in drawings().items():
+            known, new = parted(paths, "clipart", name=str)
+            self.usable[topic] = new if split == "test" else known
+
     def draw(self, dice: random.Random, number: int) -> Picture:
         """See `PictureSet`."""
-        kept = set(held_out("clipart"))
         topic = TOPICS[number % len(TOPICS)]
-        path = dice.choice([one for one in drawings()[topic] if (one in kept) == (self.split == "test")])
-        image = paste(_cut_out(path), plain_ground(dice), dice, sizes=(0.7, 1.0), turn=5)
+        path = dice.choice(self.usable[topic])
+        image = paste(cut_out(f"clipart/{path}"), plain_ground(dice), dice, sizes=(0.7, 1.0), turn=5)
         other = dice.choice([one for one in TOPICS if one != topic])
         said = topic if dice.random() < 0.5 else other
         question = dice.choice(("what is the topic of the drawing?", "which topic is this?"))
@@ -58,9 +62,3 @@ def drawings() -> dict[str, list[str]]:
         if len({topic for topic, _ in same}) == 1:
             kept[same[0][0]].append(same[0][1])
     return {topic: sorted(paths) for topic, paths in kept.items()}
-
-
-@lru_cache(maxsize=4096)
-def _cut_out(path: str) -> Image.Image:
-    with Image.open(folder() / "clipart" / path) as picture:
-        return cropped(picture)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .base import SIZE, Picture, PictureSet, Turn, held_out, yes_no
+from .base import SIZE, Picture, PictureSet, Split, Turn, parted, yes_no
 from .canvas import plain_ground
 from .fetch import folder
 
@@ -22,21 +22,24 @@ class Digits(PictureSet):
 
     name = "digits"
 
+    def __init__(self, split: Split) -> None:
+        super().__init__(split)
+        self.ink, self.labels = _all()
+        known, new = parted(range(len(self.ink)), "digits", name=int)
+        self.usable = new if split == "test" else known
+
     def draw(self, dice: random.Random, number: int) -> Picture:
         """See `PictureSet`."""
-        ink, labels = _all()
-        kept = set(held_out("digits"))
-        usable = sorted(kept) if self.split == "test" else [one for one in range(len(ink)) if one not in kept]
-        chosen = [dice.choice(usable) for _ in range(1 + number % 2)]
+        chosen = [dice.choice(self.usable) for _ in range(1 + number % 2)]
         picture = plain_ground(dice)
         colour = (dice.randint(0, 110), dice.randint(0, 110), dice.randint(0, 110))
         for place, one in enumerate(chosen):
             side = dice.randint(40, 76) if len(chosen) == 1 else dice.randint(40, 58)
             room = SIZE // len(chosen)
-            mask = Image.fromarray(ink[one]).resize((side, side), Image.Resampling.BICUBIC)
+            mask = Image.fromarray(self.ink[one]).resize((side, side), Image.Resampling.BICUBIC)
             left = place * room + dice.randint(0, room - side)
             picture.paste(colour, (left, dice.randint(0, SIZE - side)), mask)
-        values = [int(labels[one]) for one in chosen]
+        values = [int(self.labels[one]) for one in chosen]
         turns = _one(values[0], dice) if len(values) == 1 else _two(values[0], values[1], dice)
         return Picture(picture, tuple(turns))
 
@@ -48,7 +51,7 @@ def _one(value: int, dice: random.Random) -> list[Turn]:
     question = dice.choice(("which digit is this?", "what number do you see?", "read the digit."))
     other = dice.choice([one for one in range(10) if one != value])
     said = value if dice.random() < 0.5 else other
-    turns = [
+    return [
         Turn("digits/read", question, str(value)),
         Turn(
             "digits/yes-no",
@@ -56,7 +59,6 @@ def _one(value: int, dice: random.Random) -> list[Turn]:
         ),
         Turn("digits/parity", "is the number even or odd?", "odd" if value % 2 else "even"),
     ]
-    return turns
 
 
 def _two(left: int, right: int, dice: random.Random) -> list[Turn]:

@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from PIL import Image
-
-from .base import Picture, PictureSet, Turn, a, held_out, yes_no
-from .canvas import any_ground, cropped, paste
+from .base import Picture, PictureSet, Split, Turn, a, parted, yes_no
+from .canvas import any_ground, cut_out, paste
 from .fetch import folder
 
 GROUPS = {
@@ -57,16 +55,18 @@ class EmojiSet(PictureSet):
 
     name = "emoji"
 
+    def __init__(self, split: Split) -> None:
+        super().__init__(split)
+        self.known, self.new = parted(emojis(), "emoji", name=lambda one: one.code)
+
     def draw(self, dice: random.Random, number: int) -> Picture:
         """See `PictureSet`."""
-        kept = set(held_out("emoji"))
         kind = number % 3 if self.split == "test" else 0
-        usable = [one for one in emojis() if (one.code in kept) == (kind == 2)]
-        shown = dice.choice(usable)
-        thing = _cut_out(ARTISTS[kind == 1], shown.file)
+        shown = dice.choice(self.new if kind == 2 else self.known)
+        thing = cut_out(f"emoji/{ARTISTS[kind == 1]}/{shown.file}")
         image = paste(thing, any_ground(dice, self.split), dice, sizes=(0.5, 0.95), turn=15)
         task = "emoji/" + ("", "other-artist-", "held-out-")[kind]
-        others = emojis() if self.split == "test" else usable
+        others = emojis() if self.split == "test" else self.known
         return Picture(image, tuple(_turns(task, shown, [one.name for one in others if one is not shown], dice)))
 
 
@@ -101,9 +101,3 @@ def emojis() -> tuple[Emoji, ...]:
 
 def _rows(place: Path) -> list[dict[str, str]]:
     return json.loads(place.read_text(encoding="utf-8"))
-
-
-@cache
-def _cut_out(artist: str, file: str) -> Image.Image:
-    with Image.open(folder() / "emoji" / artist / file) as picture:
-        return cropped(picture)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from .base import SIZE, Picture, PictureSet, Turn, a, held_out, yes_no
+from .base import PRESENCE, SIZE, Picture, PictureSet, Split, Turn, a, held_out, yes_no
 from .canvas import plain_ground
 
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -61,16 +61,20 @@ class Scenes(PictureSet):
 
     name = "scenes"
 
+    def __init__(self, split: Split) -> None:
+        super().__init__(split)
+        kept = [tuple(pair) for pair in held_out("scenes")]
+        self.pairs = [pair for pair in PAIRS if split == "test" or pair not in kept]
+        self.needed: list[Pair] = kept if split == "test" else []
+
     def draw(self, dice: random.Random, number: int) -> Picture:
         """See `PictureSet`."""
-        kept = [tuple(pair) for pair in held_out("scenes")]
-        pairs = [pair for pair in PAIRS if self.split == "test" or pair not in kept]
-        needed = dice.choice(kept) if self.split == "test" else None
-        things = dice.choice((_few, _few, _many, _grid))(dice, pairs, needed)
+        needed = dice.choice(self.needed) if self.needed else None
+        things = dice.choice((_few, _few, _many, _grid))(dice, self.pairs, needed)
         picture = plain_ground(dice)
         for thing in things:
             _paint(picture, thing, dice)
-        return Picture(picture, tuple(_turns(things, pairs, dice)))
+        return Picture(picture, tuple(_turns(things, self.pairs, dice)))
 
 
 SET = Scenes
@@ -81,11 +85,7 @@ SET = Scenes
 
 def _few(dice: random.Random, pairs: list[Pair], needed: Pair | None) -> list[Thing]:
     """One to four unlike shapes."""
-    count = dice.randint(1, 4)
-    chosen = dice.sample(pairs, count)
-    if needed and needed not in chosen:
-        chosen[dice.randrange(count)] = needed
-    return _placed(chosen, dice, (11, 22))
+    return _placed(_unlike(dice, pairs, needed), dice, (11, 22))
 
 
 def _many(dice: random.Random, pairs: list[Pair], needed: Pair | None) -> list[Thing]:
@@ -98,15 +98,21 @@ def _many(dice: random.Random, pairs: list[Pair], needed: Pair | None) -> list[T
 
 def _grid(dice: random.Random, pairs: list[Pair], needed: Pair | None) -> list[Thing]:
     """One to four unlike shapes in the nine cells of a grid."""
+    chosen = _unlike(dice, pairs, needed)
+    cell, things = SIZE / 3, list[Thing]()
+    for (colour, shape), place in zip(chosen, dice.sample(range(9), len(chosen)), strict=True):
+        x, y = (cell * (number + 0.5) + dice.uniform(-3, 3) for number in (place % 3, place // 3))
+        things.append(Thing(colour, shape, x, y, dice.uniform(11, 17)))
+    return things
+
+
+def _unlike(dice: random.Random, pairs: list[Pair], needed: Pair | None) -> list[Pair]:
+    """One to four unlike pairs, the needed one among them."""
     count = dice.randint(1, 4)
     chosen = dice.sample(pairs, count)
     if needed and needed not in chosen:
         chosen[dice.randrange(count)] = needed
-    cell, things = SIZE / 3, list[Thing]()
-    for (colour, shape), place in zip(chosen, dice.sample(range(9), count), strict=True):
-        x, y = (cell * (number + 0.5) + dice.uniform(-3, 3) for number in (place % 3, place // 3))
-        things.append(Thing(colour, shape, x, y, dice.uniform(11, 17)))
-    return things
+    return chosen
 
 
 def _placed(chosen: list[Pair], dice: random.Random, halves: tuple[float, float]) -> list[Thing]:
@@ -186,25 +192,26 @@ def _only(things: list[Thing]) -> list[Thing]:
 
 
 def _colour(things: list[Thing], dice: random.Random) -> list[Turn]:
-    shapes = {thing.shape for thing in things}
-    fit = [one for one in shapes if len({thing.colour for thing in things if thing.shape == one}) == 1]
-    if not fit:
-        return []
-    shape = dice.choice(sorted(fit))
-    colour = next(thing.colour for thing in things if thing.shape == shape)
-    question = dice.choice(("what color is the {}?", "what is the color of the {}?", "which color does the {} have?"))
-    return [Turn("scenes/colour", question.format(shape), colour)]
+    wordings = ("what color is the {}?", "what is the color of the {}?", "which color does the {} have?")
+    return _follows("scenes/colour", [(thing.shape, thing.colour) for thing in things], wordings, dice)
 
 
 def _shape(things: list[Thing], dice: random.Random) -> list[Turn]:
-    colours = {thing.colour for thing in things}
-    fit = [one for one in colours if len({thing.shape for thing in things if thing.colour == one}) == 1]
+    wordings = ("what shape is {}?", "what is the {} shape?", "which shape is {}?")
+    return _follows("scenes/shape", [(thing.colour, thing.shape) for thing in things], wordings, dice)
+
+
+def _follows(task: str, facts: list[tuple[str, str]], wordings: Sequence[str], dice: random.Random) -> list[Turn]:
+    """Ask for the second of two words about a thing by the first, if it has but one answer."""
+    answers: dict[str, set[str]] = {}
+    for asked, answer in facts:
+        answers.setdefault(asked, set()).add(answer)
+    fit = sorted(asked for asked, found in answers.items() if len(found) == 1)
     if not fit:
         return []
-    colour = dice.choice(sorted(fit))
-    shape = next(thing.shape for thing in things if thing.colour == colour)
-    question = dice.choice(("what shape is {}?", "what is the {} shape?", "which shape is {}?"))
-    return [Turn("scenes/shape", question.format(colour), shape)]
+    asked = dice.choice(fit)
+    (answer,) = answers[asked]
+    return [Turn(task, dice.choice(wordings).format(asked), answer)]
 
 
 def _presence(things: list[Thing], pairs: list[Pair], dice: random.Random) -> list[Turn]:
@@ -217,8 +224,7 @@ def _presence(things: list[Thing], pairs: list[Pair], dice: random.Random) -> li
         absent = [one for one in pairs if one not in shown]
         near = [one for one in absent if any(one[0] == pair[0] or one[1] == pair[1] for pair in shown)]
         pair = dice.choice(near if near and dice.random() < 0.7 else absent)
-    wordings = ("is there {thing}?", "do you see {thing}?", "does the picture show {thing}?")
-    return [Turn("scenes/yes-no", *yes_no(wordings, truth, dice, thing=a(" ".join(pair))))]
+    return [Turn("scenes/yes-no", *yes_no(PRESENCE, truth, dice, thing=a(" ".join(pair))))]
 
 
 def _count(things: list[Thing], pairs: list[Pair], dice: random.Random) -> list[Turn]:
@@ -298,7 +304,7 @@ def _caption(things: list[Thing], dice: random.Random) -> list[Turn]:
     question = dice.choice(("describe the picture.", "what do you see?"))
     if not things:
         return [Turn("scenes/caption", question, "nothing")]
-    ordered = sorted(dict.fromkeys(thing.pair for thing in sorted(things, key=lambda one: (one.x, one.y))))
+    ordered = sorted({thing.pair for thing in things})
     if len(ordered) > 3:
         return []
     parts: list[str] = []

@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import random
 import re
-from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
-from PIL import Image
-
-from .base import Picture, PictureSet, Turn, a, held_out, yes_no
-from .canvas import any_ground, cropped, paste
+from .base import PRESENCE, Picture, PictureSet, Split, Turn, a, parted, yes_no
+from .canvas import any_ground, cut_out, paste
 from .fetch import folder
 
 _BEGINNING = re.compile(
@@ -51,21 +47,24 @@ class Stamps(PictureSet):
 
     name = "stamps"
 
+    def __init__(self, split: Split) -> None:
+        super().__init__(split)
+        self.known, self.new = parted(stamps(), "stamps", name=lambda one: one.path)
+        self.nouns = list(dict.fromkeys(one.noun for one in stamps()))
+
     def draw(self, dice: random.Random, number: int) -> Picture:
         """See `PictureSet`."""
-        kept = set(held_out("stamps"))
         new = self.split == "test" and number % 2 == 1
-        shown = dice.choice([one for one in stamps() if (one.path in kept) == new])
-        image = paste(_cut_out(shown.path), any_ground(dice, self.split), dice, sizes=(0.55, 0.95), turn=10)
+        shown = dice.choice(self.new if new else self.known)
+        image = paste(cut_out(f"stamps/{shown.path}"), any_ground(dice, self.split), dice, sizes=(0.55, 0.95), turn=10)
         task = "stamps/held-out-" if new else "stamps/"
-        nouns = [one for one in kinds() if one != shown.noun]
-        said = shown.noun if dice.random() < 0.5 else dice.choice(nouns)
-        wordings = ("is there {thing}?", "do you see {thing}?", "does the picture show {thing}?")
+        others = [one for one in self.nouns if one != shown.noun]
+        said = shown.noun if dice.random() < 0.5 else dice.choice(others)
         turns = (
             Turn(
                 task + "noun", dice.choice(("what is this?", "what is in the picture?", "name the thing.")), shown.noun
             ),
-            Turn(task + "yes-no", *yes_no(wordings, said == shown.noun, dice, thing=a(said))),
+            Turn(task + "yes-no", *yes_no(PRESENCE, said == shown.noun, dice, thing=a(said))),
             Turn(task + "caption", dice.choice(("describe the picture.", "what do you see?")), a(shown.caption)),
         )
         return Picture(image, turns)
@@ -86,15 +85,6 @@ def stamps() -> tuple[Stamp, ...]:
     return tuple(found)
 
 
-@cache
-def kinds() -> dict[str, list[Stamp]]:
-    """The stamps of each head noun."""
-    found: dict[str, list[Stamp]] = defaultdict(list)
-    for one in stamps():
-        found[one.noun].append(one)
-    return dict(found)
-
-
 def said(caption: str) -> str:
     """What a caption says is shown: without article, aside and exclamation; nothing where it tells a story."""
     text = re.sub(r"\s*\(.*?\)|[“”\"']", "", caption.replace("’", "'")).strip().lower()
@@ -108,9 +98,3 @@ def head_noun(said: str) -> str:
     """The noun that the words about a thing hang on."""
     text = _END.sub("", said)
     return next((one for one in _COMPOUNDS if text.endswith(one)), text.split()[-1])
-
-
-@cache
-def _cut_out(path: str) -> Image.Image:
-    with Image.open(folder() / "stamps" / Path(path)) as picture:
-        return cropped(picture)
