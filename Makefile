@@ -24,10 +24,10 @@ USE_SYSTEM_TORCH ?= $(shell grep -qs 'include-system-site-packages = true' $(VEN
 STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-all test-gpu llama-cpp check format bench clean distclean
+.PHONY: help env demo test test-all test-gpu llama-cpp check format bench train-nano gallery clean distclean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 env: $(STAMP) ## the environment in .venv, which every other target makes by itself
 	@:
@@ -61,6 +61,14 @@ bench: $(STAMP) ## the scripts behind the published numbers
 	@set -e; for script in $(sort $(wildcard benchmarks/[a-z]*.py)); do \
 	    echo "== $$script"; $(BIN)/python $$script $(ARGS); \
 	done
+
+train-nano: $(STAMP) ## rebuild the weights that ship: minutes on a GPU, 15 hours on two cores; goes on where it was
+	@$(BIN)/vlora data fetch nano
+	@$(BIN)/vlora train configs/nano.yaml --resume auto $(ARGS)
+
+gallery: $(STAMP) ## contact sheets of what nano says, in docs/gallery
+	@$(BIN)/vlora data fetch nano
+	@$(BIN)/python scripts/gallery.py $(ARGS)
 
 clean: ## caches and build products; .venv stays
 	@rm -rf build dist .pytest_cache .ruff_cache .hypothesis

@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/train.py [--rounds 8] [--looks 32] [--steps 1] [--threads 2] [--quick]
     .venv/bin/python benchmarks/train.py --shape 7b [--batch 96] [--text-tokens 32] [--peak 798]      (a CUDA GPU)
 
-Stage one of the nano model (SmolLM2-135M, EfficientNet-Lite0, the generator of `configs/nano.yaml`; language model and
-encoder frozen), on made-up captions of 8 to 40 words, one text an image (`training/data.py`):
+Stage one of the nano model (SmolLM2-135M, EfficientNet-Lite0, the generator of `configs/easy-vqa.yaml`; language model
+and encoder frozen), on made-up captions of 8 to 40 words, one text an image (`training/data.py`):
 
     ours            the objects of `vlora train`, from the loader to the optimiser
     recipe          plain: random batches padded to their longest text, logits everywhere in float32, recomputation with
@@ -12,8 +12,8 @@ encoder frozen), on made-up captions of 8 to 40 words, one text an image (`train
     visual tokens   the baseline of `vlora.compare` with 256 tokens an image, batches and step as lean as ours; it sees
                     the image in 256 px for that, which is 1 % of its work, and every fourth look of a batch
 
-and on easy-VQA's questions as `configs/nano.yaml` has them, four about an image: ours and the recipe, for which each
-question is a sample with an image of its own.
+and on easy-VQA's questions as `configs/easy-vqa.yaml` has them, four about an image: ours and the recipe, for which
+each question is a sample with an image of its own.
 
 All draw their batches from the same 32 steps, and have the same precision of the frozen parts (the faster one here), a
 low-rank path in float32, and the same optimiser. Before anything is timed, ours and the recipe must give the same loss

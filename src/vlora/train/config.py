@@ -83,6 +83,7 @@ class LoraSection(_Section):
     alpha: float = Field(256, gt=0)
     dropout: float = Field(0.05, ge=0, lt=1)
     targets: tuple[Literal["q", "k", "v", "o", "gate", "up", "down"], ...] = ("q", "k", "v", "o", "gate", "up", "down")
+    layers: tuple[int, ...] | None = Field(None, description="decoder blocks, counted from 0; None for all")
 
 
 class TrainSection(_Section):

@@ -31,8 +31,9 @@ from ..model.assemble import (
     save_generator,
 )
 from ..model.inject import MODULE_OF
-from .config import TrainConfig, TrainSection
+from .config import LoraSection, TrainConfig, TrainSection
 from .looks import Collator, Places
+from .norms import fuse_norms
 
 # What of a generator writes into the language model, and has a rate of its own.
 OUTPUT = ("b.", "static_a.", "scales")
@@ -262,9 +263,17 @@ def _add_lora(language_model: nn.Module, train: TrainSection) -> None:
         r=section.rank,
         lora_alpha=int(section.alpha) if section.alpha == int(section.alpha) else section.alpha,  # type: ignore[arg-type]
         lora_dropout=section.dropout,
-        target_modules=[MODULE_OF[target].rsplit(".", 1)[1] for target in section.targets],
+        target_modules=_adapted(section),
     )
     inject_adapter_in_model(wanted, language_model)
+
+
+def _adapted(section: LoraSection) -> list[str]:
+    """Linear layers that get LoRA: by the end of their names, or by all of it where blocks are chosen."""
+    modules = [MODULE_OF[target] for target in section.targets]
+    if section.layers is None:
+        return [module.rsplit(".", 1)[1] for module in modules]
+    return [f"layers.{layer}.{module}" for layer in section.layers for module in modules]
 
 
 def _merge_lora(language_model: nn.Module) -> None:
@@ -282,6 +291,7 @@ def _set_precision(learner: Learner, device: torch.device) -> None:
     """What is frozen in the fastest precision, what learns in float32."""
     section, train = learner.config.model, learner.config.train
     learner.language_model.set_attn_implementation(section.attention)  # type: ignore[operator]
+    fuse_norms(learner.language_model)
     if train.language_model == "full":
         return
     dtype = frozen_precision(section.dtype, device)

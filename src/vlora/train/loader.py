@@ -20,7 +20,7 @@ from .learner import Learner
 from .looks import Looks, Task
 from .order import Order, Steps, share
 
-MOST_WORKERS = 8
+MOST_WORKERS = 16
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,12 @@ from ..errors import DataError, ImageError
 from ..model.loss import IGNORED
 from .order import Pick
 
+REMEMBERED = 100_000
+"""Conversations whose tokens are kept."""
+
+SHORT = 200
+"""Characters of a conversation that is."""
+
 
 class Places(NamedTuple):
     """The places of visual tokens in a text.
@@ -116,6 +122,8 @@ class Looks(Dataset[Look | Broken | DataError]):
     ) -> None:
         self.sources, self.processor, self.per_look = sources, processor, per_look
         self.max_tokens, self.seed, self.places = max_tokens, seed, places
+        # Short questions come again and again, and rendering one takes longer than a small picture.
+        self._known: dict[tuple[Conversation, int], tuple[list[int], list[int]]] = {}
 
     def __len__(self) -> int:
         return sum(len(source) for source in self.sources)
@@ -148,13 +156,22 @@ class Looks(Dataset[Look | Broken | DataError]):
 
     def _text(self, sample: Sample, conversation: Conversation) -> tuple[list[int], list[int]]:
         images = len(sample.images)
+        known = self._known.get((conversation, images))
+        if known:
+            return known
+        try:
+            text = self._tokens_of(conversation, images)
+        except DataError as error:
+            raise DataError(f"{sample.where}: {error}") from error
+        if len(self._known) < REMEMBERED and sum(len(message.text) for message in conversation) < SHORT:
+            self._known[conversation, images] = text
+        return text
+
+    def _tokens_of(self, conversation: Conversation, images: int) -> tuple[list[int], list[int]]:
         most = self.max_tokens
         if self.places and most is not None:
             most -= images * (self.places.each - 1)
-        try:
-            return supervised_conversation(conversation, self.processor, images, max_tokens=most)
-        except DataError as error:
-            raise DataError(f"{sample.where}: {error}") from error
+        return supervised_conversation(conversation, self.processor, images, max_tokens=most)
 
     def _pixels(self, image: str | bytes, pick: Pick, augment: bool) -> Tensor:
         picture = open_image(image)

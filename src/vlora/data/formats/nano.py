@@ -47,7 +47,7 @@ class NanoSource(Rows):
         picture = self.pictures.picture(index)
         return sample(
             str(index),
-            [_png(picture.image)],
+            [_bitmap(picture.image)],
             conversations=[
                 (Message("user", MARKER + turn.question), Message("assistant", turn.answer)) for turn in picture.turns
             ],
@@ -55,7 +55,8 @@ class NanoSource(Rows):
         )
 
 
-def _png(image: Image.Image) -> bytes:
+def _bitmap(image: Image.Image) -> bytes:
+    """Without compression, which would take longer than the drawing."""
     file = io.BytesIO()
-    image.save(file, "PNG", compress_level=1)
+    image.save(file, "BMP")
     return file.getvalue()

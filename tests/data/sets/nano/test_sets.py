@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from vlora.data.formats import open_source
 from vlora.data.sets.nano import digits, scenes
-from vlora.data.sets.nano.base import SIZE, Picture, held_out, open_set
+from vlora.data.sets.nano.base import LEAST, SIZE, Picture, held_out, open_set
 from vlora.data.sets.nano.scenes import COLOURS
 from vlora.errors import InputError, MissingDependency
 
@@ -130,6 +130,7 @@ def middle(pixels: np.ndarray, colour: str) -> tuple[float, float]:
 def test_no_answer_can_be_guessed_from_its_kind_alone() -> None:
     answers: dict[str, Counter[str]] = {}
     for picture in pictures("train", 1500):
+        assert len(picture.turns) >= LEAST
         for turn in picture.turns:
             answers.setdefault(turn.task, Counter())[turn.answer] += 1
     assert 0.4 < answers["scenes/yes-no"]["yes"] / answers["scenes/yes-no"].total() < 0.6
@@ -158,6 +159,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_digits(split: str) -> None:
     for number in range(60):
         picture = open_set("digits", split).picture(number)  # type: ignore[arg-type]
+        assert len(picture.turns) >= LEAST
         answers = {turn.task: turn.answer for turn in picture.turns}
         assert picture.image.size == (SIZE, SIZE)
         if number % 2 == 0:
@@ -166,6 +168,7 @@ def test_digits(split: str) -> None:
         else:
             left, right = int(answers["digits/left"]), int(answers["digits/right"])
             assert answers["digits/sum"] == str(left + right)
+            assert answers["digits/same"] == ("yes" if left == right else "no")
             assert answers.get("digits/larger", str(left)) == str(max(left, right))
 
 
@@ -185,7 +188,7 @@ def test_as_a_source() -> None:
 
 
 def test_what_there_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="no part 'cats': choose from scenes, digits, emoji, stamps, clipart"):
+    with pytest.raises(InputError, match="no part 'cats': choose from scenes, digits, emoji, stamps, clipart, texts"):
         open_source("nano", "cats")
     with pytest.raises(InputError, match="no split 'validation'"):
         open_source("nano", "scenes", split="validation")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlora.data.sets.nano import canvas, clipart, emoji, stamps
-from vlora.data.sets.nano.base import SIZE, held_out, open_set
+from vlora.data.sets.nano import canvas, clipart, emoji, stamps, texts
+from vlora.data.sets.nano.base import LEAST, SIZE, held_out, open_set
 
 KEPT_EMOJI = held_out("emoji")[0]
 KEPT_STAMP = held_out("stamps")[0]
@@ -156,3 +156,21 @@ def test_what_a_caption_says(caption: str, said: str, noun: str) -> None:
 def test_what_is_held_out_is_named_once() -> None:
     for part in ("emoji", "stamps", "clipart", "backgrounds"):
         assert len(held_out(part)) == len(set(held_out(part))) > 3
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("name", ["emoji", "stamps", "clipart", "texts"])
+def test_enough_is_asked_of_every_picture(name: str, split: str) -> None:
+    drawn = open_set(name, split)  # type: ignore[arg-type]
+    assert all(len(drawn.picture(number).turns) >= LEAST for number in range(12))
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_texts_asks_questions_of_its_split(split: str) -> None:
+    known, new = texts.parts()
+    own = new if split == "test" else known
+    drawn = open_set("texts", split)  # type: ignore[arg-type]
+    for number in range(6):
+        picture = drawn.picture(number)
+        assert picture.image.tobytes() == drawn.grounds[number % 3].picture(number).image.tobytes()  # type: ignore[attr-defined]
+        assert all(own[turn.question] == turn.answer and turn.task == "texts" for turn in picture.turns)

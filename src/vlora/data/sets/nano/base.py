@@ -26,7 +26,10 @@ SIZE = 128
 PRESENCE = ("is there {thing}?", "do you see {thing}?", "does the picture show {thing}?")
 """Wordings of whether something is shown."""
 
-SETS = ("scenes", "digits", "emoji", "stamps", "clipart")
+LEAST = 4
+"""Turns of every picture, at the least: as many as training asks about one look, so that its batches are regular."""
+
+SETS = ("scenes", "digits", "emoji", "stamps", "clipart", "texts")
 """The sets by name; each is a file of this folder, with its class as `SET`."""
 
 
@@ -119,6 +122,14 @@ def parted(things: Iterable[T], part: str, *, name: Callable[[T], Any]) -> tuple
 def yes_no(wordings: Sequence[str], truth: bool, dice: random.Random, **words: str) -> tuple[str, str]:
     """A question in one of its wordings, and its answer."""
     return dice.choice(wordings).format(**words), "yes" if truth else "no"
+
+
+def both(task: str, wordings: Sequence[str], dice: random.Random, **words: tuple[str, str]) -> list[Turn]:
+    """A question whose answer is yes, and one whose answer is no: about the first, and the second, of the words."""
+    return [
+        Turn(task, *yes_no(wordings, truth, dice, **{name: pair[not truth] for name, pair in words.items()}))
+        for truth in (True, False)
+    ]
 
 
 def a(noun: str) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import random
 from functools import cache
+from pathlib import Path
 
-from .base import Picture, PictureSet, Split, Turn, parted, yes_no
+from ...images import MAX_PIXELS
+from .base import Picture, PictureSet, Split, Turn, both, parted
 from .canvas import cut_out, paste, plain_ground
 from .fetch import folder
 
@@ -32,11 +34,11 @@ class Clipart(PictureSet):
         path = dice.choice(self.usable[topic])
         image = paste(cut_out(f"clipart/{path}"), plain_ground(dice), dice, sizes=(0.7, 1.0), turn=5)
         other = dice.choice([one for one in TOPICS if one != topic])
-        said = topic if dice.random() < 0.5 else other
         question = dice.choice(("what is the topic of the drawing?", "which topic is this?"))
         turns = (
             Turn("clipart/topic", question, topic),
-            Turn("clipart/yes-no", *yes_no(("is the topic {topic}?",), said == topic, dice, topic=said)),
+            Turn("clipart/either", f"is the topic {' or '.join(dice.sample((topic, other), 2))}?", topic),
+            *both("clipart/yes-no", ("is the topic {topic}?",), dice, topic=(topic, other)),
         )
         return Picture(image, turns)
 
@@ -49,12 +51,15 @@ def drawings() -> dict[str, list[str]]:
     """Paths below the folder of clip art, by topic, in order.
 
     The package has some drawings several times: of those of one topic the first is taken, those of two topics are left
-    out. So a drawing is in one topic and one split.
+    out. So a drawing is in one topic and one split. A few are left out for their size: one has 623 million pixels,
+    which take seconds and gigabytes to read.
     """
     root = folder() / "clipart"
     found: dict[bytes, list[tuple[str, str]]] = {}
     for topic in TOPICS:
         for place in sorted((root / topic).rglob("*.png")):
+            if _pixels(place) > MAX_PIXELS:
+                continue
             content = hashlib.sha256(place.read_bytes()).digest()
             found.setdefault(content, []).append((topic, place.relative_to(root).as_posix()))
     kept: dict[str, list[str]] = {topic: [] for topic in TOPICS}
@@ -62,3 +67,10 @@ def drawings() -> dict[str, list[str]]:
         if len({topic for topic, _ in same}) == 1:
             kept[same[0][0]].append(same[0][1])
     return {topic: sorted(paths) for topic, paths in kept.items()}
+
+
+def _pixels(place: Path) -> int:
+    """Read off the header, which is at the same place in every PNG; of an image that large Pillow opens nothing."""
+    with place.open("rb") as file:
+        header = file.read(24)
+    return int.from_bytes(header[16:20], "big") * int.from_bytes(header[20:24], "big")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .base import SIZE, Picture, PictureSet, Split, Turn, parted, yes_no
+from .base import SIZE, Picture, PictureSet, Split, Turn, both, parted
 from .canvas import plain_ground
 from .fetch import folder
 
@@ -49,14 +49,11 @@ SET = Digits
 
 def _one(value: int, dice: random.Random) -> list[Turn]:
     question = dice.choice(("which digit is this?", "what number do you see?", "read the digit."))
+    wordings = ("is this the digit {digit}?", "is it the digit {digit}?")
     other = dice.choice([one for one in range(10) if one != value])
-    said = value if dice.random() < 0.5 else other
     return [
         Turn("digits/read", question, str(value)),
-        Turn(
-            "digits/yes-no",
-            *yes_no(("is this the digit {digit}?", "is it the digit {digit}?"), said == value, dice, digit=str(said)),
-        ),
+        *both("digits/yes-no", wordings, dice, digit=(str(value), str(other))),
         Turn("digits/parity", "is the number even or odd?", "odd" if value % 2 else "even"),
     ]
 
@@ -67,6 +64,7 @@ def _two(left: int, right: int, dice: random.Random) -> list[Turn]:
         Turn("digits/left", "what is the left digit?", str(left)),
         Turn("digits/right", "what is the right digit?", str(right)),
         Turn("digits/sum", total, str(left + right)),
+        Turn("digits/same", "are the two digits the same?", "yes" if left == right else "no"),
     ]
     if left != right:
         larger = dice.choice(("which digit is larger?", "what is the larger digit?"))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from .base import Picture, PictureSet, Split, Turn, a, parted, yes_no
+from .base import Picture, PictureSet, Split, Turn, a, both, parted
 from .canvas import any_ground, cut_out, paste
 from .fetch import folder
 
@@ -74,12 +74,11 @@ SET = EmojiSet
 
 
 def _turns(task: str, shown: Emoji, others: list[str], dice: random.Random) -> list[Turn]:
-    said = shown.name if dice.random() < 0.5 else dice.choice(others)
     group = dice.choice(("which group is this emoji of?", "what kind of emoji is this?"))
     return [
         Turn(task + "name", dice.choice(("what is this?", "what emoji is this?", "name this emoji.")), shown.name),
         Turn(task + "group", group, shown.group),
-        Turn(task + "yes-no", *yes_no(("is this {thing}?",), said == shown.name, dice, thing=a(said))),
+        *both(task + "yes-no", ("is this {thing}?",), dice, thing=(a(shown.name), a(dice.choice(others)))),
     ]
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from .base import PRESENCE, SIZE, Picture, PictureSet, Split, Turn, a, held_out, yes_no
+from .base import LEAST, PRESENCE, SIZE, Picture, PictureSet, Split, Turn, a, held_out, yes_no
 from .canvas import plain_ground
 
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -182,7 +182,10 @@ def _turns(things: list[Thing], pairs: list[Pair], dice: random.Random) -> list[
         lambda: _size(things, dice),
         lambda: _caption(things, dice),
     ]
-    return list(dict.fromkeys(turn for ask in asked for turn in ask()))
+    turns = dict.fromkeys(turn for ask in asked for turn in ask())
+    while len(turns) < LEAST:
+        turns |= dict.fromkeys(_presence(things, pairs, dice))
+    return list(turns)
 
 
 def _only(things: list[Thing]) -> list[Thing]:

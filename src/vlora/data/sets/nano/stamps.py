@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
-from .base import PRESENCE, Picture, PictureSet, Split, Turn, a, parted, yes_no
+from .base import PRESENCE, Picture, PictureSet, Split, Turn, a, both, parted
 from .canvas import any_ground, cut_out, paste
 from .fetch import folder
 
@@ -59,12 +59,11 @@ class Stamps(PictureSet):
         image = paste(cut_out(f"stamps/{shown.path}"), any_ground(dice, self.split), dice, sizes=(0.55, 0.95), turn=10)
         task = "stamps/held-out-" if new else "stamps/"
         others = [one for one in self.nouns if one != shown.noun]
-        said = shown.noun if dice.random() < 0.5 else dice.choice(others)
         turns = (
             Turn(
                 task + "noun", dice.choice(("what is this?", "what is in the picture?", "name the thing.")), shown.noun
             ),
-            Turn(task + "yes-no", *yes_no(PRESENCE, said == shown.noun, dice, thing=a(said))),
+            *both(task + "yes-no", PRESENCE, dice, thing=(a(shown.noun), a(dice.choice(others)))),
             Turn(task + "caption", dice.choice(("describe the picture.", "what do you see?")), a(shown.caption)),
         )
         return Picture(image, turns)

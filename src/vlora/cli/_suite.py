@@ -1,0 +1,83 @@
+"""The nano suite on the command line: who is asked, what stands beside the shipped model, the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from ._eyes import load_eyes
+from ._output import out, say
+
+Bar = AbstractContextManager[Callable[[int, int], None] | None]
+
+
+def measure(
+    model: str,
+    device: str | None,
+    *,
+    limit: int | None,
+    only: Sequence[str] | None,
+    controls: Sequence[str] | None,
+    seed: int,
+    batch_size: int,
+    bar: Bar,
+) -> tuple[dict[str, Any], Sequence[Any]]:
+    """Ask a model everything.
+
+    Returns:
+        What `--json` prints, and a row for each question that the model answered.
+    """
+    from ..evaluate.answerers import is_baseline, load_baseline, of_baseline, of_eyes
+    from ..evaluate.nano_suite import CONTROLS, TARGETS, evaluate
+    from ..nano.compared import compared
+
+    if is_baseline(model):
+        baseline, processor = load_baseline(model, device)
+        answers = of_baseline(baseline, processor, batch_size=batch_size)
+    else:
+        eyes = load_eyes(model, device)[0]
+        answers, processor = of_eyes(eyes, batch_size=batch_size), eyes.processor
+    tokenizer: Any = processor.tokenizer
+
+    with bar as progress:
+        result = evaluate(
+            answers,
+            model=model,
+            tokens=lambda answer: len(tokenizer(answer, add_special_tokens=False)["input_ids"]),
+            tasks=tuple(only or TARGETS),
+            limit=limit,
+            controls=CONTROLS if controls is None else controls,
+            seed=seed,
+            progress=progress,
+        )
+    facts = result.to_dict()
+    return compared(facts) if model == "nano" else facts, result.rows
+
+
+def show(facts: dict[str, Any]) -> None:
+    """A line for each task."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("task")
+    first = next(iter(facts["tasks"].values()))
+    beside = [*first.get("controls", {}), *[name for name in ("static-lora", "visual-tokens") if name in first]]
+    for heading in ("questions", "accuracy", "95 % interval", "target", *beside):
+        table.add_column(heading, justify="right")
+    for name, part in facts["tasks"].items():
+        low, high = part["interval"]
+        others = {**part.get("controls", {}), **part}
+        target = part["target"]
+        cells = [f"{others[column]['accuracy']:.3f}" if others.get(column) else "" for column in beside]
+        table.add_row(
+            name,
+            str(part["n"]),
+            f"{part['accuracy']:.3f}",
+            f"{low:.3f} to {high:.3f}",
+            "" if target is None else f"{target:.3f}",
+            *cells,
+        )
+    say(f"nano-suite, {facts['model']}: {facts['seconds']:.0f} s")
+    out().print(table)
