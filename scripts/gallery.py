@@ -38,25 +38,25 @@ EACH = 4
 LONGEST = 24
 
 QUESTION = "what is this?"
-# What counts as right, decided by looking at the photographs before the model was asked.
+# What counts as right: what is to be seen, in some common words for it.
 PHOTOGRAPHS: dict[str, tuple[str, ...]] = {
-    "photos/astronaut.png": ("astronaut", "woman", "person", "spaceship"),
-    "photos/coffee.png": ("coffee", "cup", "mug", "hot beverage"),
+    "photos/astronaut.png": ("astronaut", "woman", "person", "spacesuit"),
+    "photos/coffee.png": ("coffee", "cup", "cup of coffee", "mug", "espresso"),
     "photos/horse.png": ("horse",),
     "photos/retina.jpg": ("eye", "retina"),
     "photos/rocket.jpg": ("rocket",),
-    "backgrounds/Aqua.jpg": ("water", "bubbles", "drops"),
-    "backgrounds/Blinds.jpg": ("blinds", "window"),
-    "backgrounds/Dune.jpg": ("dune", "desert", "sand"),
-    "backgrounds/FreshFlower.jpg": ("flower", "blossom"),
-    "backgrounds/Garden.jpg": ("garden", "flower", "flowers"),
-    "backgrounds/GreenMeadow.jpg": ("meadow", "grass", "field"),
+    "backgrounds/Aqua.jpg": ("water", "splash", "drop"),
+    "backgrounds/Blinds.jpg": ("leaf", "palm leaf"),
+    "backgrounds/Dune.jpg": ("grass", "reeds", "dune", "beach"),
+    "backgrounds/FreshFlower.jpg": ("flower", "petals", "blossom"),
+    "backgrounds/Garden.jpg": ("flower", "marigold", "blossom"),
+    "backgrounds/GreenMeadow.jpg": ("grass", "meadow", "lawn"),
     "backgrounds/LadyBird.jpg": ("ladybug", "ladybird", "lady beetle", "beetle"),
-    "backgrounds/RainDrops.jpg": ("rain", "drops", "raindrops", "water"),
-    "backgrounds/Storm.jpg": ("storm", "cloud", "clouds", "lightning", "sky"),
-    "backgrounds/TwoWings.jpg": ("butterfly", "moth", "wings"),
-    "backgrounds/Wood.jpg": ("wood", "tree"),
-    "backgrounds/YellowFlower.jpg": ("flower", "blossom"),
+    "backgrounds/RainDrops.jpg": ("leaf", "leaves", "grass", "drops", "raindrops"),
+    "backgrounds/Storm.jpg": ("storm", "clouds", "sky", "road"),
+    "backgrounds/TwoWings.jpg": ("dandelion", "seed", "seeds", "flower"),
+    "backgrounds/Wood.jpg": ("wood", "board", "plank"),
+    "backgrounds/YellowFlower.jpg": ("flower", "sunflower", "blossom"),
 }
 
 
@@ -116,7 +116,7 @@ def answered(eyes: vlora.Eyes, item: Item, right: tuple[str, ...]) -> dict[str, 
 def sheet(cells: list[dict[str, Any]], columns: int = 6) -> Figure:
     """Pictures with question and answer below; what is wrong in red, and what would have been right."""
     rows = -(-len(cells) // columns)
-    figure = Figure(figsize=(2 * columns, 2.75 * rows))
+    figure = Figure(figsize=(2 * columns, 2.7 * rows))
     for number, one in enumerate(cells):
         place = figure.add_subplot(rows, columns, number + 1)
         place.imshow(one["picture"].resize((256, 256), Image.Resampling.BICUBIC))
@@ -126,8 +126,8 @@ def sheet(cells: list[dict[str, Any]], columns: int = 6) -> Figure:
         if not one["correct"]:
             lines += textwrap.wrap(f"right: {one['answer'][0]}", 26)
         colour = "#1a7f37" if one["correct"] else "#b3261e"
-        place.set_title("\n".join(lines), fontsize=8, color=colour, loc="left", y=-0.02, va="top")
-    figure.subplots_adjust(left=0.01, right=0.99, top=0.99, bottom=0.14 / rows, hspace=0.42, wspace=0.05)
+        place.set_title("\n".join(lines), fontsize=8, color=colour, loc="left", y=-0.04, va="top")
+    figure.subplots_adjust(left=0.01, right=0.99, top=0.99, bottom=0.28 / rows, hspace=0.36, wspace=0.05)
     return figure
 
 

@@ -74,6 +74,56 @@ def test_usage(run: Run, arguments: tuple[str, ...]) -> None:
     assert (result.exit_code, result.stdout) == (2, "")
 
 
+SUITE = ("evaluate", "nano-suite", "--only", "scenes/colour", "--only", "scenes/count", "--limit", 4)
+
+
+def test_suite(run: Run, loaded: Eyes, tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    result = run(*SUITE, "--model", "tiny", "--save", path, "--json")
+    assert (result.exit_code, result.stderr) == (0, "")
+    facts = json.loads(result.stdout)
+    assert set(facts) == {"task", "model", "seconds", "tasks", "answers_file"}
+    assert list(facts["tasks"]) == ["scenes/colour", "scenes/count"]
+    for task in facts["tasks"].values():
+        assert set(task) == {"n", "accuracy", "interval", "target", "controls"}
+        assert set(task["controls"]) == {"shuffled", "no-image", "question-only"}
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["task"] for row in rows] == ["scenes/colour"] * 4 + ["scenes/count"] * 4
+
+
+@pytest.mark.usefixtures("loaded")
+def test_suite_with_what_the_shipped_model_is_compared_with(run: Run) -> None:
+    facts = json.loads(run(*SUITE, "--control", "none", "--json").stdout)
+    assert facts["compared_with"]["static-lora"]["steps"] > 0
+    assert "controls" not in facts["tasks"]["scenes/colour"]
+    assert facts["tasks"]["scenes/colour"]["static-lora"]["n"] >= 100
+
+
+@pytest.mark.usefixtures("loaded")
+def test_suite_as_text(run: Run) -> None:
+    result = run(*SUITE, "--control", "question-only")
+    assert result.exit_code == 0
+    assert all(word in result.stdout for word in ("scenes/colour", "scenes/count", "question-only", "0.970"))
+
+
+@pytest.mark.usefixtures("no_loading")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nano-suite", "--split", "train"), "has the split test only"),
+        (("easy-vqa", "--only", "scenes/colour"), "--only chooses tasks of nano-suite"),
+    ],
+)
+def test_suite_usage(run: Run, arguments: tuple[str, ...], said: str) -> None:
+    assert said in one_sentence(run("evaluate", *arguments))
+
+
+@pytest.mark.usefixtures("loaded")
+def test_suite_without_such_a_task(run: Run) -> None:
+    said = one_sentence(run("evaluate", "nano-suite", "--only", "scenes/smell"))
+    assert "There is no task scenes/smell: choose from easy-vqa, scenes/colour" in said
+
+
 def test_nano(process: Process) -> None:
     done = process("evaluate", "easy-vqa", "--limit", 20, "--json")
     assert (done.returncode, done.stderr) == (0, "")

@@ -3,6 +3,8 @@
 | file | content |
 |---|---|
 | `easy_vqa.py` | the task: questions about coloured shapes |
+| `nano_suite.py` | the task: everything that is asked of the nano set's held-out pictures, with controls |
+| `answerers.py` | who is asked: a model that wears images, or one that reads visual tokens |
 | `predict.py` | answers in batches; each image is looked at once |
 | `controls.py` | what a model without eyes would score |
 | `scoring.py` | right or wrong, accuracy, intervals |

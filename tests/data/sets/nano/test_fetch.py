@@ -137,7 +137,7 @@ def test_folder(made: packed.Made, cache: Path, monkeypatch: pytest.MonkeyPatch)
         folder()
     fetch(source=made.folder)
     assert folder() == cache / "nano-data"
-    for content in ("", "[]", "{}", '{"format": 2, "packages": [1], "files": 1, "bytes": 1}'):
+    for content in ("", "[]", "{}", '{"format": 3, "packages": [1], "files": 1, "bytes": 1}'):
         (cache / "nano-data/SOURCES.json").write_text(content)
         with pytest.raises(DataError, match="run `vlora data fetch nano`"):
             folder()

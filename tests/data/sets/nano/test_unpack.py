@@ -42,6 +42,34 @@ def test_the_shorter_side(made: packed.Made, tmp_path: Path, size: tuple[int, in
         assert (image.format, image.size) == ("JPEG", scaled)
 
 
+def test_cut_outs(made: packed.Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    members: dict[str, bytes] = {}
+    for name, side in {"small": 20, "large": 100, "huge": 150}.items():
+        image = Image.new("RGBA", (side, side))
+        image.paste((250, 0, 0, 255), (0, side // 2, side, side))  # the upper half is empty
+        stream = io.BytesIO()
+        image.save(stream, "PNG")
+        members[f"./{name}.png"] = stream.getvalue()
+    members["./link.png"], members["./linked-huge.png"] = "large.png", "huge.png"  # type: ignore[assignment]
+    part = Part(r"(.+)", r"all/\1", cut_out=50)
+    (one,) = packed.alone(made, packed.deb(members), like=1, part=part).packages
+    monkeypatch.setattr("vlora.data.sets.nano.unpack.MAX_PIXELS", 10_000)
+    assert unpack(one, made.folder / one.file, into=tmp_path / "set") == 3
+    sizes: dict[str, tuple[int, int]] = {}
+    for place in (tmp_path / "set/all").iterdir():
+        with Image.open(place) as image:
+            assert image.mode == "RGBA"
+            sizes[place.stem] = image.size
+    assert sizes == {"small": (20, 10), "large": (50, 25), "link": (50, 25)}
+
+
+def test_a_cut_out_that_is_no_picture(made: packed.Made, tmp_path: Path) -> None:
+    content = packed.deb({"./a.png": b"no picture at all, only words"})
+    (one,) = packed.alone(made, content, like=1, part=Part(r"(.+)", r"all/\1", cut_out=50)).packages
+    with pytest.raises(DataError, match="cannot be unpacked"):
+        unpack(one, made.folder / one.file, into=tmp_path / "set")
+
+
 @pytest.mark.parametrize("name", ["../evil", "a/../../evil", "a\\..\\evil", "C:evil"])
 def test_no_member_leaves_the_folder(made: packed.Made, tmp_path: Path, name: str) -> None:
     content = packed.tar({name: b"evil"}, mode="w:gz")

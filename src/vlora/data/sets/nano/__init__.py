@@ -11,6 +11,7 @@
 | `emoji` | `emoji.py` | an emoji, turned and scaled, on any ground | name, group, yes or no |
 | `stamps` | `stamps.py` | a cut-out photograph or drawing on any ground | head noun, caption, yes or no |
 | `clipart` | `clipart.py` | a drawing of Open Clip Art | topic, yes or no |
+| `texts` | `texts.py` | of another set | what no picture answers |
 
 A picture is a function of (set, split, number) alone, so that any of them can be drawn in any order by any worker, and
 none has to be stored. What only the test may show is named in `held_out.json`. All but the scenes need what `fetch.py`

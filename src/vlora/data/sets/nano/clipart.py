@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from functools import cache
-from pathlib import Path
 
-from ...images import MAX_PIXELS
 from .base import Picture, PictureSet, Split, Turn, both, parted
 from .canvas import cut_out, paste, plain_ground
 from .fetch import folder
@@ -51,15 +49,12 @@ def drawings() -> dict[str, list[str]]:
     """Paths below the folder of clip art, by topic, in order.
 
     The package has some drawings several times: of those of one topic the first is taken, those of two topics are left
-    out. So a drawing is in one topic and one split. A few are left out for their size: one has 623 million pixels,
-    which take seconds and gigabytes to read.
+    out. So a drawing is in one topic and one split.
     """
     root = folder() / "clipart"
     found: dict[bytes, list[tuple[str, str]]] = {}
     for topic in TOPICS:
         for place in sorted((root / topic).rglob("*.png")):
-            if _pixels(place) > MAX_PIXELS:
-                continue
             content = hashlib.sha256(place.read_bytes()).digest()
             found.setdefault(content, []).append((topic, place.relative_to(root).as_posix()))
     kept: dict[str, list[str]] = {topic: [] for topic in TOPICS}
@@ -67,10 +62,3 @@ def drawings() -> dict[str, list[str]]:
         if len({topic for topic, _ in same}) == 1:
             kept[same[0][0]].append(same[0][1])
     return {topic: sorted(paths) for topic, paths in kept.items()}
-
-
-def _pixels(place: Path) -> int:
-    """Read off the header, which is at the same place in every PNG; of an image that large Pillow opens nothing."""
-    with place.open("rb") as file:
-        header = file.read(24)
-    return int.from_bytes(header[16:20], "big") * int.from_bytes(header[20:24], "big")

@@ -28,11 +28,14 @@ class Part:
         members: a pattern that the whole name of a member matches.
         to: its place in the set, with `\1` for what the first group of the pattern matched.
         shorter: pictures are scaled down until their shorter side has so many pixels, and become JPEG.
+        cut_out: pictures lose their empty border, are scaled down until no side has more pixels, and become PNG with an
+            alpha channel; what has more than `images.MAX_PIXELS` is left out.
     """
 
     members: str
     to: str
     shorter: int | None = None
+    cut_out: int | None = None
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,10 @@ PACKAGES: tuple[Package, ...] = (
         about="Debian's copyright file, for all files; the text below that name adds 'or any later version'.",
         use="photographs and drawings cut out, each with a line of text",
         unpacked=30_000_000,
-        parts=(Part(r"usr/share/tuxpaint/stamps/(?!symbols/)(.+\.(?:png|txt))", r"stamps/\1"),),
+        parts=(
+            Part(r"usr/share/tuxpaint/stamps/(?!symbols/)(.+)\.png", r"stamps/\1.png", cut_out=256),
+            Part(r"usr/share/tuxpaint/stamps/(?!symbols/)(.+)\.txt", r"stamps/\1.txt"),
+        ),
     ),
     Package(
         tool="apt",
@@ -142,12 +148,13 @@ PACKAGES: tuple[Package, ...] = (
         licence="public domain",
         about="Debian's copyright file: the public domain dedication of Creative Commons, for all images.",
         use="drawings, named by their topics and files",
-        unpacked=85_000_000,
+        unpacked=40_000_000,
         parts=(
             Part(
                 r"usr/share/openclipart/png/"
                 r"((?:animals|buildings|food|people|plants|tools|transportation)/.+\.png)",
                 r"clipart/\1",
+                cut_out=256,
             ),
         ),
     ),
@@ -187,15 +194,14 @@ PACKAGES: tuple[Package, ...] = (
         licence="BSD-3-Clause (package); photographs: see about",
         about=(
             "Debian's copyright file says BSD-3-Clause for all files; the package's own notes call coffee, horse and "
-            "retina CC0, astronaut and rocket public domain, and say of motorcycle_left only that it is of the "
-            "Middlebury 2014 stereo benchmark, without a licence."
+            "retina CC0, astronaut and rocket public domain."
         ),
-        use="photographs to put things on",
+        use="photographs to be asked about",
         unpacked=3_000_000,
         parts=(
             Part(
                 r"usr/lib/python3/dist-packages/skimage/data/"
-                r"((?:astronaut|coffee|horse|motorcycle_left)\.png|(?:retina|rocket)\.jpg)",
+                r"((?:astronaut|coffee|horse)\.png|(?:retina|rocket)\.jpg)",
                 r"photos/\1",
             ),
         ),

