@@ -125,7 +125,7 @@ def measured(
     several = 4 if not any("questions_per_image" in change for change in changes) else 1
     settings = (
         f"train.steps={steps}", f"train.decay_steps={steps // 2}", f"train.warmup_steps={steps // 10}",
-        f"train.images_per_step={images * 4 // several}", f"train.seed={seed}", "train.log_steps=10",
+        f"train.images_per_step={images * 4 // several}", f"train.seed={seed}", f"train.log_steps={min(10, steps)}",
         f"train.save_steps={steps}",
     )  # fmt: skip
     config = load_config("configs/nano.yaml", [*settings, *changes])
