@@ -12,7 +12,7 @@ from tests.cli.conftest import Run, one_sentence
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-@pytest.mark.parametrize("name", ["nano", "paper-pretrain", "paper-finetune", "finetune-lora"])
+@pytest.mark.parametrize("name", ["nano", "easy-vqa", "paper-pretrain", "paper-finetune", "finetune-lora"])
 def test_plan(run: Run, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     result = run("train", CONFIGS / f"{name}.yaml", "--plan")
@@ -33,7 +33,7 @@ def test_the_example_of_the_docs(run: Run, tmp_path: Path, monkeypatch: pytest.M
 def test_json(run: Run) -> None:
     options = ("--gpus", 4, "--gpu-memory", 40, "--gpu-tflops", 300, "--utilisation", 0.5)
     amounts = ("--samples", 1000, "--tokens", 20, "--supervised", 10)
-    config = CONFIGS / "nano.yaml"
+    config = CONFIGS / "easy-vqa.yaml"
     result = run("train", config, "--plan", *options, *amounts, "--json", "--set", "train.parallel=ddp")
     assert result.exit_code == 0, result.output
     plan = json.loads(result.stdout)
@@ -58,7 +58,7 @@ def test_json(run: Run) -> None:
     ],
 )
 def test_mistakes(run: Run, options: tuple[str, ...], words: str) -> None:
-    result = run("train", CONFIGS / "nano.yaml", "--plan", *options)
+    result = run("train", CONFIGS / "easy-vqa.yaml", "--plan", *options)
     assert result.exit_code == 2, result.output
     assert "Traceback" not in result.stderr
     assert words in (result.stderr if "generator" in words + options[-1] else one_sentence(result))

@@ -62,6 +62,7 @@ def test_the_global_batch_is_kept_by_accumulation() -> None:
     assert [accumulation(config, processes) for processes in (1, 2, 8, 32, 5)] == [32, 16, 4, 1, 7]
 
 
-def test_nano_reads_easy_vqa() -> None:
-    config = load_config(Path(__file__).parents[2] / "configs" / "nano.yaml")
-    assert [source.format for source in config.data.sources] == ["easy-vqa"]
+@pytest.mark.parametrize(("name", "formats"), [("easy-vqa", {"easy-vqa"}), ("nano", {"nano", "easy-vqa"})])
+def test_what_the_configs_read(name: str, formats: set[str]) -> None:
+    config = load_config(Path(__file__).parents[2] / "configs" / f"{name}.yaml")
+    assert {source.format for source in config.data.sources} == formats

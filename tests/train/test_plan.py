@@ -96,7 +96,9 @@ def test_what_the_paper_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert first.loader_cores == pytest.approx(13.7, rel=0.05)
 
 
-@pytest.mark.parametrize("name", ["paper-pretrain.yaml", "paper-finetune.yaml", "finetune-lora.yaml", "nano.yaml"])
+@pytest.mark.parametrize(
+    "name", ["paper-pretrain.yaml", "paper-finetune.yaml", "finetune-lora.yaml", "nano.yaml", "easy-vqa.yaml"]
+)
 @pytest.mark.parametrize("paradigm", ["weights", "visual-tokens"])
 def test_assembled_parts_are_those_of_the_formulas(name: str, paradigm: Any) -> None:
     settings = load_config(CONFIGS / name)
