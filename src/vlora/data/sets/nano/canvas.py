@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from ...images import open_image
 from .base import SIZE, Split, parted
 from .fetch import folder
+from .unpack import trimmed
 
 RGB = tuple[int, int, int]
 
@@ -76,11 +77,7 @@ def cut_out(path: str) -> Image.Image:
         path: below the folder of the set.
     """
     with Image.open(folder() / path) as picture:
-        thing = picture.convert("RGBA")
-    # Of stamps and clip art the fetch has done both: theirs are large. For emoji it is work of microseconds.
-    thing = thing.crop(thing.getchannel("A").getbbox() or (0, 0, *thing.size))
-    thing.thumbnail((2 * SIZE, 2 * SIZE), Image.Resampling.LANCZOS)
-    return thing
+        return trimmed(picture, 2 * SIZE)  # the fetch has done so with stamps and clip art, whose files are large
 
 
 @cache

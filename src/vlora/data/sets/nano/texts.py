@@ -11,7 +11,7 @@ import random
 from functools import cache
 from importlib.resources import files
 
-from .base import Picture, PictureSet, Split, Turn, open_set
+from .base import LEAST, Picture, PictureSet, Split, Turn, open_set
 
 LONGEST = 24
 """Tokens of an answer, its end not counted."""
@@ -97,7 +97,7 @@ class Texts(PictureSet):
     def draw(self, dice: random.Random, number: int) -> Picture:
         """See `PictureSet`."""
         ground = self.grounds[number % len(self.grounds)].picture(number)
-        chosen = dice.sample(self.usable, 4)
+        chosen = dice.sample(self.usable, LEAST)
         return Picture(ground.image, tuple(Turn("texts", question, answer) for question, answer in chosen))
 
 

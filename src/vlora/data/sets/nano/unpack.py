@@ -151,7 +151,12 @@ def _cut_out(content: bytes, largest: int) -> Image.Image | None:
     if _pixels(content) > MAX_PIXELS:
         return None
     with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
-        thing = picture.convert("RGBA")
+        return trimmed(picture, largest)
+
+
+def trimmed(picture: Image.Image, largest: int) -> Image.Image:
+    """A picture with an alpha channel, without its empty border, and no side longer than so many pixels."""
+    thing = picture.convert("RGBA")
     thing = thing.crop(thing.getchannel("A").getbbox() or (0, 0, *thing.size))
     thing.thumbnail((largest, largest), Image.Resampling.LANCZOS)
     return thing
