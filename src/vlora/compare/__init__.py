@@ -8,7 +8,6 @@
 |---|---|
 | `baseline.py` | transformers' LLaVA from loaded parts; its loss; its checkpoint |
 | `llava.py` | that model, which looks at an image once for all its rows and computes needed logits only |
-| `together.py` | texts about one image read in one row, so that its tokens are computed once |
 | `tokens.py` | the token that keeps an image's places |
 | `answer.py` | questions about images, answered in batches |
 | `runs.py` | what training runs have logged |

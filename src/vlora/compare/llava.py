@@ -15,8 +15,8 @@ from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
 
 from ..errors import InputError
 from ..model.loss import supervised_loss
+from ..model.packing import packing_of
 from ..model.vision import encode
-from .together import read_together, shared_prefix
 
 
 class LlavaForConditionalGeneration(transformers.LlavaForConditionalGeneration):
@@ -80,18 +80,16 @@ class LlavaForConditionalGeneration(transformers.LlavaForConditionalGeneration):
             pixel_values=pixel_values,
             image_index=image_index,
         )
-        shared = 0
+        packing, decoder = None, self.model.language_model
         if pixel_values is not None and image_index is None and position_ids is None:
-            shared = shared_prefix(self.model, input_ids, attention_mask, labels, images=len(pixel_values))
-        if pixel_values is not None and shared:
-            images = len(pixel_values)
-            hidden = read_together(self.model, embeds, attention_mask, images=images, prefix=shared, **kwargs)
-            labels = labels[:, shared:]
-        else:
-            outputs: Any = self.model(
-                inputs_embeds=embeds, attention_mask=attention_mask, position_ids=position_ids, **kwargs
-            )
-            hidden = outputs.last_hidden_state
+            packing = packing_of(decoder.config, input_ids, attention_mask, labels, images=len(pixel_values))
+        if packing:
+            embeds, position_ids = packing.pack(embeds), packing.position_ids
+            attention_mask = packing.mask(decoder.config, embeds.dtype)
+        outputs: Any = self.model(
+            inputs_embeds=embeds, attention_mask=attention_mask, position_ids=position_ids, **kwargs
+        )
+        hidden = packing.unpack(outputs.last_hidden_state) if packing else outputs.last_hidden_state
         logits, loss = supervised_loss(hidden, labels, self.lm_head, loss_weights)
         return LlavaCausalLMOutputWithPast(loss=loss, logits=logits)  # type: ignore[arg-type]
 

@@ -10,6 +10,7 @@
 | `inject.py` | 4. a language model wears perceptual weights |
 | `modeling.py` | 1-4 joined |
 | `processing.py` | images and messages -> tensors |
+| `packing.py` | in training, the texts about one image in one row |
 | `assemble.py` | an LLM + a vision encoder + a generator config -> a model; checkpoints |
 | `efficientnet_lite.py` | a small convolutional encoder |
 

@@ -21,6 +21,7 @@ from .generator import PerceptualWeightsGenerator
 from .inject import Wearer, check_supported, find_places, for_reentrant_checkpointing
 from .loss import supervised_loss
 from .merge import merge, unmerge
+from .packing import packing_of
 from .vision import encode, feature_shape
 from .weights import PerceptualWeights, VisualParameters
 
@@ -446,10 +447,18 @@ class VLoRAForConditionalGeneration(VLoRAPreTrainedModel, GenerationMixin):
             labels: `[rows, text]`, -100 where nothing is supervised.
             logits_to_keep: compute logits for the last so many positions only, 0 for all.
             supervised_only: compute logits for the supervised positions only, `[supervised, vocabulary]`, and the
-                loss as a mean per row, then over rows, so that a long answer counts as much as a short one.
+                loss as a mean per row, then over rows, so that a long answer counts as much as a short one. Rows
+                about one image are read together where that saves tokens, see `packing.py`.
             loss_weights: `[rows]`, with `supervised_only`: what each row counts, in place of the mean over rows.
             **kwargs: passed on to the language model and the loss.
         """
+        decoder, packing = self.model.language_model, None
+        regular = image_index is None and position_ids is None and self.config.image_placeholder != "mask"
+        if supervised_only and regular and pixel_values is not None and input_ids is not None and labels is not None:
+            packing = packing_of(decoder.config, input_ids, attention_mask, labels, images=len(pixel_values))
+        if packing and input_ids is not None:
+            input_ids, position_ids = packing.pack(input_ids), packing.position_ids
+            attention_mask = packing.mask(decoder.config, decoder.dtype)
         outputs = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,
@@ -462,6 +471,8 @@ class VLoRAForConditionalGeneration(VLoRAPreTrainedModel, GenerationMixin):
             **kwargs,
         )
         hidden, loss = outputs.last_hidden_state, None
+        if packing:
+            hidden = packing.unpack(hidden)
         if supervised_only and labels is not None:
             logits, loss = supervised_loss(hidden, labels, self._logits, loss_weights)
         else:
