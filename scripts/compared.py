@@ -1,6 +1,7 @@
 """Write what the shipped model is compared with: `src/vlora/nano/compared.json`.
 
-    python scripts/compared.py --static-lora runs/nano-static-lora/final [--visual-tokens runs/nano-visual-tokens/final]
+    python scripts/compared.py [--static-lora runs/static-lora/final] [--limit 100]
+                               [--visual-tokens runs/visual-tokens/final] [--weights runs/weights/final]
 
 What is not given keeps the scores that it has. A static LoRA does not look, so it is asked without pictures, which
 answers each question once.
@@ -31,6 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--static-lora", type=Path)
     parser.add_argument("--visual-tokens", type=Path)
+    parser.add_argument("--weights", type=Path, help="trained in the same steps as those of visual tokens")
     parser.add_argument("--limit", type=int)
     arguments = parser.parse_args()
     facts: dict[str, Any] = json.loads(TARGET.read_text(encoding="utf-8")) if TARGET.is_file() else {}
@@ -39,9 +41,11 @@ def main() -> None:
         facts["static-lora"] = scores(arguments.static_lora, blind(of_eyes(eyes)), eyes.processor, arguments.limit)
     if arguments.visual_tokens:
         model, processor = load_baseline(arguments.visual_tokens, "cpu")
-        facts["visual-tokens"] = scores(
-            arguments.visual_tokens, of_baseline(model, processor), processor, arguments.limit
-        )
+        answers = of_baseline(model, processor)
+        facts["visual-tokens"] = scores(arguments.visual_tokens, answers, processor, arguments.limit)
+    if arguments.weights:
+        eyes = vlora.load(arguments.weights, device="cpu")
+        facts["weights"] = scores(arguments.weights, of_eyes(eyes), eyes.processor, arguments.limit)
     TARGET.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
@@ -74,7 +78,9 @@ def scores(folder: Path, answers: Answerer, processor: Any, limit: int | None) -
     tasks = {task: {k: v for k, v in part.items() if k != "target"} for task, part in result.to_dict()["tasks"].items()}
     train = yaml.safe_load((folder.parent / "config.yaml").read_text(encoding="utf-8"))["train"]
     last = json.loads((folder.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    asked = sum(part["n"] for part in tasks.values())
     about = {"steps": train["steps"], "images_per_step": train["images_per_step"], "loss": round(last["loss"], 4)}
+    about |= {"questions": asked, "answers_per_second": round(asked / result.seconds, 1)}
     return {"trained": about, "tasks": tasks}
 
 

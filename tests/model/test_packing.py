@@ -108,6 +108,7 @@ def test_a_text_that_teaches_nothing_is_not_read() -> None:
 
 
 def test_what_is_not_read_together() -> None:
+    assert packed([([5, 20], 0), ([6, 20, 21], 0)], 1) is None  # nothing is read at all
     assert packed(TEXTS, 2) is not None
     assert packed(TEXTS, 6) is None  # a text each
     assert packed(TEXTS, 4) is None  # not as many for each

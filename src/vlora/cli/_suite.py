@@ -60,10 +60,12 @@ def show(facts: dict[str, Any]) -> None:
     from rich import box
     from rich.table import Table
 
+    from ..nano.compared import NAMES
+
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("task")
     first = next(iter(facts["tasks"].values()))
-    beside = [*first.get("controls", {}), *[name for name in ("static-lora", "visual-tokens") if name in first]]
+    beside = [*first.get("controls", {}), *[name for name in NAMES if name in first]]
     for heading in ("questions", "accuracy", "95 % interval", "target", *beside):
         table.add_column(heading, justify="right")
     for name, part in facts["tasks"].items():

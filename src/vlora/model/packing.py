@@ -103,12 +103,11 @@ def _packed(number: Tensor, lengths: Tensor, common: int, *, most: int) -> Packi
     images, each = lengths.shape
     ends = common + lengths.cumsum(1)
     width = int(ends.max())
-    if images * width > most:
+    if not 0 < images * width <= most:
         return None
     first = torch.arange(images, device=number.device)[:, None, None] * width
-    column = torch.where(
-        number < common, number, number + (ends - lengths)[..., None] - common
-    )  # [images, texts, text]
+    begins = (ends - lengths)[..., None]
+    column = torch.where(number < common, number, begins + number - common)  # [images, texts, text]
     read = number < common + lengths[..., None]
     place = torch.where(read, first + column, first)
     read = read & ((number >= common) | (torch.arange(each, device=number.device)[:, None] == 0))

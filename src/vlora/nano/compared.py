@@ -6,6 +6,7 @@ static-lora      a LoRA of the same targets, layers and rank, trained on the sam
                  be had without looking
 visual-tokens    the same encoder and language model, joined by visual tokens (LLaVA's projector), trained on the same
                  data
+weights          the model that ships, trained anew in the same steps as that of visual tokens
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-NAMES = ("static-lora", "visual-tokens")
+NAMES = ("static-lora", "visual-tokens", "weights")
 
 
 def compared(facts: dict[str, Any]) -> dict[str, Any]:

@@ -24,8 +24,12 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "orange": (245, 130, 20),
     "purple": (140, 50, 180),
     "black": (25, 25, 25),
+    "pink": (240, 120, 180),
+    "brown": (120, 70, 30),
+    "gray": (130, 130, 130),
+    "cyan": (30, 190, 205),
 }
-SHAPES = ("circle", "square", "triangle", "star", "cross")
+SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond", "heart", "ring", "moon")
 PAIRS = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
 MOST = 6
 """Shapes of a scene, and the largest count that is asked for."""
@@ -143,12 +147,18 @@ def _paint(picture: Image.Image, thing: Thing, dice: random.Random) -> None:
     mask = Image.new("L", (side * _OVER, side * _OVER))
     draw = ImageDraw.Draw(mask)
     full = side * _OVER - 1
-    if thing.shape == "circle":
+    if thing.shape == "circle" or thing.shape in _CUT:
         draw.ellipse((0, 0, full, full), fill=255)
+        for left, top, right, bottom in _CUT.get(thing.shape, ()):
+            draw.ellipse((left * full, top * full, right * full, bottom * full), fill=0)
     else:
         draw.polygon([(x * full, y * full) for x, y in _corners(thing.shape)], fill=255)
     mask = mask.resize((side, side), Image.Resampling.BOX)
     picture.paste((red, green, blue), (round(thing.x - side / 2), round(thing.y - side / 2)), mask)
+
+
+_CUT = {"ring": [(0.25, 0.25, 0.75, 0.75)], "moon": [(0.35, -0.05, 1.25, 0.85)]}
+"""Boxes of the discs that are cut out of a disc, in a unit square."""
 
 
 def _corners(shape: str) -> list[tuple[float, float]]:
@@ -157,6 +167,12 @@ def _corners(shape: str) -> list[tuple[float, float]]:
         return [(0, 0), (1, 0), (1, 1), (0, 1)]
     if shape == "triangle":
         return [(0.5, 0), (1, 1), (0, 1)]
+    if shape == "diamond":
+        return [(0.5, 0), (0.9, 0.5), (0.5, 1), (0.1, 0.5)]
+    if shape == "heart":
+        angles = [math.tau * point / 40 for point in range(40)]
+        rise = (13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t) for t in angles)
+        return [(0.5 + math.sin(t) ** 3 / 2, 0.42 - y / 29) for t, y in zip(angles, rise, strict=True)]
     if shape == "cross":
         near, far = 0.33, 0.67
         return [(near, 0), (far, 0), (far, near), (1, near), (1, far), (far, far), (far, 1), (near, 1), (near, far),
@@ -178,6 +194,9 @@ def _turns(things: list[Thing], pairs: list[Pair], dice: random.Random) -> list[
         lambda: _count(things, pairs, dice),
         lambda: _relation(things, dice),
         lambda: _relation(things, dice),
+        lambda: _relation(things, dice),
+        lambda: _place(things, dice),
+        lambda: _place(things, dice),
         lambda: _place(things, dice),
         lambda: _size(things, dice),
         lambda: _caption(things, dice),
