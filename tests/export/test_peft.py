@@ -212,4 +212,5 @@ def test_nano_in_peft(tmp_path: Path) -> None:
     weights = [eyes.model.expand(eyes.perceive(given)).composed() for given in (paths[:1], paths)]
     expected = eyes.model(**inputs, perceptual_weights=vlora.PerceptualWeights.stack(weights)).logits
     mask = inputs["attention_mask"].bool()
-    torch.testing.assert_close(found[mask], expected[mask], rtol=0, atol=1e-4)
+    # Logits of up to 40, in float32 through 30 blocks.
+    torch.testing.assert_close(found[mask], expected[mask], rtol=0, atol=3e-4)
