@@ -19,7 +19,7 @@ import yaml
 from rich.progress import Progress
 
 import vlora
-from vlora.evaluate.answerers import load_baseline, of_baseline, of_eyes
+from vlora.evaluate.answerers import load_baseline, of_baseline, of_eyes, tokens_of
 from vlora.evaluate.nano_suite import TARGETS, Answerer, evaluate
 from vlora.evaluate.predict import Asked
 from vlora.nano import compared
@@ -60,16 +60,12 @@ def blind(answers: Answerer) -> Answerer:
 
 def scores(folder: Path, answers: Answerer, processor: Any, limit: int | None) -> dict[str, Any]:
     """The score of each task, and how the model was trained."""
-
-    def tokens(text: str) -> int:
-        return len(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
-
     with Progress() as bar:
         row = bar.add_task(folder.parent.name)
         result = evaluate(
             answers,
             model=folder.parent.name,
-            tokens=tokens,
+            tokens=tokens_of(processor),
             tasks=tuple(TARGETS),
             limit=limit,
             controls=(),

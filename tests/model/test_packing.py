@@ -35,8 +35,6 @@ def without_images(texts: list[tuple[list[int], int]]) -> list[tuple[list[int], 
 
 def weights_model(family: str) -> tuple[Any, dict[str, Tensor], Callable[[Any, dict[str, Tensor]], Tensor]]:
     model = tiny_model(family)
-    for b in model.model.generator.b.values():
-        torch.nn.init.normal_(b)
     baseline, _ = tiny_baseline()
     batch = batch_of(baseline, without_images(TEXTS))
     return model, batch, lambda model, batch: model(**batch, supervised_only=True, use_cache=False).loss

@@ -28,7 +28,7 @@ def measure(
     Returns:
         What `--json` prints, and a row for each question that the model answered.
     """
-    from ..evaluate.answerers import is_baseline, load_baseline, of_baseline, of_eyes
+    from ..evaluate.answerers import is_baseline, load_baseline, of_baseline, of_eyes, tokens_of
     from ..evaluate.nano_suite import CONTROLS, TARGETS, evaluate
     from ..nano.compared import compared
 
@@ -38,13 +38,12 @@ def measure(
     else:
         eyes = load_eyes(model, device)[0]
         answers, processor = of_eyes(eyes, batch_size=batch_size), eyes.processor
-    tokenizer: Any = processor.tokenizer
 
     with bar as progress:
         result = evaluate(
             answers,
             model=model,
-            tokens=lambda answer: len(tokenizer(answer, add_special_tokens=False)["input_ids"]),
+            tokens=tokens_of(processor),
             tasks=tuple(only or TARGETS),
             limit=limit,
             controls=CONTROLS if controls is None else controls,

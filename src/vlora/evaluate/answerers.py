@@ -52,6 +52,11 @@ def of_baseline(model: Any, processor: Any, *, batch_size: int = 64) -> Answerer
     return answers
 
 
+def tokens_of(processor: Any) -> Callable[[str], int]:
+    """How many tokens an answer has."""
+    return lambda answer: len(processor.tokenizer(answer, add_special_tokens=False)["input_ids"])
+
+
 def is_baseline(folder: str | Path) -> bool:
     """Whether a folder holds a visual-token model."""
     try:
