@@ -1,30 +1,62 @@
 """Write what the shipped model is compared with: `src/vlora/nano/compared.json`.
 
-    python scripts/compared.py [--static-lora runs/static-lora/final] [--limit 100]
-                               [--visual-tokens runs/visual-tokens/final] [--weights runs/weights/final]
+    python scripts/compared.py --static-lora runs/static-lora/final
+    python scripts/compared.py --visual-tokens runs/visual-tokens/final --weights runs/weights/final --limit 100
 
-What is not given keeps the scores that it has. A static LoRA does not look, so it is asked without pictures, which
-answers each question once.
+Those that are given are asked in turns, task by task, and what is not given keeps the scores that it has. A static LoRA
+does not look, so it is asked without pictures, which answers each question once.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.progress import Progress
+from rich.progress import track
 
 import vlora
+from vlora.cost import cost
+from vlora.data.prompts import supervised
 from vlora.evaluate.answerers import load_baseline, of_baseline, of_eyes, tokens_of
-from vlora.evaluate.nano_suite import TARGETS, Answerer, evaluate
+from vlora.evaluate.nano_suite import TARGETS, Answerer, Item, evaluate, items
 from vlora.evaluate.predict import Asked
+from vlora.model.loss import IGNORED
 from vlora.nano import compared
 
 TARGET = Path(compared.__file__).with_name("compared.json")
+
+
+@dataclass
+class Model:
+    """One that is asked, and what it scored so far."""
+
+    name: str
+    folder: Path
+    answers: Answerer
+    processor: Any
+    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def ask(self, task: str, limit: int | None) -> None:
+        """Score one task, and take the time."""
+        began = time.perf_counter()
+        result = evaluate(
+            self.answers, model=self.name, tokens=tokens_of(self.processor), tasks=(task,), limit=limit, controls=()
+        )
+        facts = result.to_dict()["tasks"][task]
+        del facts["target"]
+        self.tasks[task] = facts | {"seconds_per_answer": round((time.perf_counter() - began) / facts["n"], 4)}
+
+    def trained(self) -> dict[str, Any]:
+        """How it became what it is: its run's folder says."""
+        train = yaml.safe_load((self.folder.parent / "config.yaml").read_text(encoding="utf-8"))["train"]
+        last = json.loads((self.folder.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+        return {"steps": train["steps"], "images_per_step": train["images_per_step"], "loss": round(last["loss"], 4)}
 
 
 def main() -> None:
@@ -35,18 +67,29 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="trained in the same steps as those of visual tokens")
     parser.add_argument("--limit", type=int)
     arguments = parser.parse_args()
+    models = list(given(arguments))
+    for task in track(TARGETS, description="tasks"):
+        for model in models:
+            model.ask(task, arguments.limit)
+        prefills = prefill(models[0].processor, items((task,), arguments.limit)[task])
+        for model in models:
+            model.tasks[task] |= {"prefill_flops": prefills[model.name]} if model.name in prefills else {}
     facts: dict[str, Any] = json.loads(TARGET.read_text(encoding="utf-8")) if TARGET.is_file() else {}
+    facts |= {model.name: {"trained": model.trained(), "tasks": model.tasks} for model in models}
+    TARGET.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def given(arguments: argparse.Namespace) -> Iterator[Model]:
+    """The models that the command names."""
     if arguments.static_lora:
         eyes = vlora.load(arguments.static_lora, device="cpu")
-        facts["static-lora"] = scores(arguments.static_lora, blind(of_eyes(eyes)), eyes.processor, arguments.limit)
+        yield Model("static-lora", arguments.static_lora, blind(of_eyes(eyes)), eyes.processor)
     if arguments.visual_tokens:
         model, processor = load_baseline(arguments.visual_tokens, "cpu")
-        answers = of_baseline(model, processor)
-        facts["visual-tokens"] = scores(arguments.visual_tokens, answers, processor, arguments.limit)
+        yield Model("visual-tokens", arguments.visual_tokens, of_baseline(model, processor), processor)
     if arguments.weights:
         eyes = vlora.load(arguments.weights, device="cpu")
-        facts["weights"] = scores(arguments.weights, of_eyes(eyes), eyes.processor, arguments.limit)
-    TARGET.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        yield Model("weights", arguments.weights, of_eyes(eyes), eyes.processor)
 
 
 def blind(answers: Answerer) -> Answerer:
@@ -58,26 +101,11 @@ def blind(answers: Answerer) -> Answerer:
     return asked_blindly
 
 
-def scores(folder: Path, answers: Answerer, processor: Any, limit: int | None) -> dict[str, Any]:
-    """The score of each task, and how the model was trained."""
-    with Progress() as bar:
-        row = bar.add_task(folder.parent.name)
-        result = evaluate(
-            answers,
-            model=folder.parent.name,
-            tokens=tokens_of(processor),
-            tasks=tuple(TARGETS),
-            limit=limit,
-            controls=(),
-            progress=lambda done, total: bar.update(row, completed=done, total=total),
-        )
-    tasks = {task: {k: v for k, v in part.items() if k != "target"} for task, part in result.to_dict()["tasks"].items()}
-    train = yaml.safe_load((folder.parent / "config.yaml").read_text(encoding="utf-8"))["train"]
-    last = json.loads((folder.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
-    asked = sum(part["n"] for part in tasks.values())
-    about = {"steps": train["steps"], "images_per_step": train["images_per_step"], "loss": round(last["loss"], 4)}
-    about |= {"questions": asked, "answers_per_second": round(asked / result.seconds, 1)}
-    return {"trained": about, "tasks": tasks}
+def prefill(processor: Any, own: Sequence[Item]) -> dict[str, int]:
+    """FLOPs of the prefill of a mean question of a task: wearing the image, and with its tokens before it."""
+    lengths = [supervised(item.question, item.answer, processor)[1].count(IGNORED) for item in own]
+    bill = cost(model="nano", text_tokens=round(sum(lengths) / len(lengths)), logits="needed")
+    return {"weights": bill.vlora.prefill, "visual-tokens": bill.visual_tokens.prefill}
 
 
 if __name__ == "__main__":
