@@ -4,11 +4,9 @@
     vlora data fetch nano && python benchmarks/training/ablation.py \
         --config configs/nano.yaml --tasks scenes/colour emoji/name digits/read --steps 300 --images 256   a GPU
 
-Every row is the config with some fields changed, trained for the same steps on the same pictures in the same order. A
-row that `--into` holds already, with the same config, steps, images and seed, is not trained again, so an interrupted
-table goes on where it was. An item counts as right if each token of its answer, and its end, is the most likely one
-after those before it, which is when a greedy answer is the right one; that takes one pass for many items. It is asked
-in bfloat16, as it is trained. The loss is the mean over the last fifth of the steps.
+Every row is the config with some fields changed, trained for the same steps on the same pictures in the same order, and
+asked as the nano suite asks. A row that `--into` holds already, with the same config, steps, images and seed, is not
+trained again, so an interrupted table goes on where it was. The loss is the mean over the last fifth of the steps.
 """
 
 from __future__ import annotations
@@ -21,15 +19,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.progress import track
 
 import vlora
-from vlora.data.prompts import supervised
-from vlora.evaluate.nano_suite import TARGETS, Item, items
-from vlora.evaluate.predict import opened
+from vlora.evaluate.answerers import is_baseline, load_baseline, of_baseline, of_eyes, tokens_of
+from vlora.evaluate.nano_suite import TARGETS, evaluate
 from vlora.evaluate.scoring import wilson
-from vlora.model.loss import IGNORED
 from vlora.train.config import load_config
 from vlora.train.run import train
 
@@ -72,9 +67,11 @@ ROWS: dict[str, tuple[str, ...]] = {
         f"{G}targets=[q, k, v, o, mlp]", f"{G}layers=[0, 4, 8, 12, 16, 20, 24, 28]", f"{G}norms=false",
         f"{G}queries=separate", "data.questions_per_image=1",
     ),
+    "visual tokens": ("paradigm=visual-tokens", "data.max_text_tokens=91"),
     # rates
     "rate 5e-4": ("train.learning_rate=5e-4",),
     "rate 2e-3": ("train.learning_rate=2e-3",),
+    "visual tokens, rate 3e-3": ("paradigm=visual-tokens", "data.max_text_tokens=91", "train.learning_rate=3e-3"),
 }  # fmt: skip
 SAME = ("config", "steps", "images")
 """What rows of one table have in common."""
@@ -92,10 +89,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(ROWS))
     parser.add_argument("--into", type=Path, default=Path("docs/results/ablation.jsonl"))
     arguments = parser.parse_args()
-    asked = items(arguments.tasks, arguments.items)
     for name, seed in track(list(missing(arguments)), description="training"):
         row = {"name": name, "seed": seed} | {field: getattr(arguments, field) for field in SAME}
-        row |= measured(ROWS[name], asked, arguments, seed)
+        row |= measured(ROWS[name], arguments, seed)
         with arguments.into.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
     show([row for row in rows_of(arguments.into) if belongs(row, arguments)], arguments.items)
@@ -118,9 +114,7 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
-def measured(
-    changes: tuple[str, ...], asked: dict[str, list[Item]], arguments: argparse.Namespace, seed: int
-) -> dict[str, Any]:
+def measured(changes: tuple[str, ...], arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
     """Train one row, and ask it everything; texts a step are the same in every row."""
     steps, images = arguments.steps, arguments.images
     several = 4 if not any("questions_per_image" in change for change in changes) else 1
@@ -135,39 +129,28 @@ def measured(
         final = train(config, run_dir=folder)
         seconds = time.perf_counter() - began
         last = json.loads((Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
-        eyes = vlora.load(final)
-    return {
-        "loss": round(last["loss"], 4),
-        "seconds": round(seconds, 1),
-        "parameters": sum(p.numel() for p in eyes.model.model.generator.parameters()),
-        "accuracy": {task: share(eyes, own) for task, own in asked.items()},
-    }
+        facts = asked(final, arguments)
+    return {"loss": round(last["loss"], 4), "seconds": round(seconds, 1)} | facts
 
 
-@torch.inference_mode()
-def share(eyes: vlora.Eyes, own: list[Item], batch: int = 125) -> float:
-    """How many answers are right."""
-    right = [one for start in range(0, len(own), batch) for one in are_right(eyes, own[start : start + batch])]
-    return round(sum(right) / len(right), 4)
-
-
-def are_right(eyes: vlora.Eyes, own: list[Item]) -> Iterator[bool]:
-    """Whether the greedy answer to each item is the right one."""
-    texts = [supervised(item.question, item.answer, eyes.processor) for item in own]
-    width = max(len(ids) for ids, _ in texts)
-    ids = torch.full((len(own), width), eyes.processor.tokenizer.pad_token_id)
-    labels = torch.full((len(own), width), IGNORED)
-    for row, (tokens, targets) in enumerate(texts):
-        ids[row, : len(tokens)], labels[row, : len(tokens)] = torch.tensor(tokens), torch.tensor(targets)
-    mask = torch.tensor([[1] * len(tokens) + [0] * (width - len(tokens)) for tokens, _ in texts])
-    pixels = eyes.processor.image_processor([opened(item.image) for item in own], return_tensors="pt")["pixel_values"]
-    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels, "pixel_values": pixels}
-    device = eyes.model.device
-    with torch.autocast(device.type, torch.bfloat16):
-        outputs = eyes.model(**{n: v.to(device) for n, v in batch.items()}, supervised_only=True, use_cache=False)
-    hits = outputs.logits.argmax(-1).cpu() == labels[labels != IGNORED]
-    for part in hits.split([int((row != IGNORED).sum()) for row in labels]):
-        yield bool(part.all())
+def asked(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """How large what was trained is, and how often it is right."""
+    if is_baseline(folder):
+        model, processor = load_baseline(folder)
+        answers, bridge = of_baseline(model, processor), model.model.multi_modal_projector
+    else:
+        eyes = vlora.load(folder)
+        answers, processor, bridge = of_eyes(eyes), eyes.processor, eyes.model.model.generator
+    result = evaluate(
+        answers,
+        model=folder.name,
+        tokens=tokens_of(processor),
+        tasks=arguments.tasks,
+        limit=arguments.items,
+        controls=(),
+    )
+    accuracy = {task: round(part["none"].accuracy, 4) for task, part in result.tasks.items()}
+    return {"parameters": sum(p.numel() for p in bridge.parameters()), "accuracy": accuracy}
 
 
 def show(rows: list[dict[str, Any]], asked: int) -> None:
