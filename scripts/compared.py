@@ -71,9 +71,10 @@ def main() -> None:
     for task in track(TARGETS, description="tasks"):
         for model in models:
             model.ask(task, arguments.limit)
-        prefills = prefill(models[0].processor, items((task,), arguments.limit)[task])
-        for model in models:
-            model.tasks[task] |= {"prefill_flops": prefills[model.name]} if model.name in prefills else {}
+        if arguments.weights:
+            prefills = prefill(models[-1].processor, items((task,), arguments.limit)[task])
+            for model in models:
+                model.tasks[task] |= {"prefill_flops": prefills[model.name]} if model.name in prefills else {}
     facts: dict[str, Any] = json.loads(TARGET.read_text(encoding="utf-8")) if TARGET.is_file() else {}
     facts |= {model.name: {"trained": model.trained(), "tasks": model.tasks} for model in models}
     TARGET.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
