@@ -17,14 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.progress import track
 
 import vlora
+from vlora.compare.runs import read_run
 from vlora.cost import cost
 from vlora.data.prompts import supervised
 from vlora.evaluate.answerers import load_baseline, of_baseline, of_eyes, tokens_of
-from vlora.evaluate.nano_suite import TARGETS, Answerer, Item, evaluate, items
+from vlora.evaluate.nano_suite import TARGETS, Answerer, Item, evaluate
 from vlora.evaluate.predict import Asked
 from vlora.model.loss import IGNORED
 from vlora.nano import compared
@@ -42,8 +42,8 @@ class Model:
     processor: Any
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def ask(self, task: str, limit: int | None) -> None:
-        """Score one task, and take the time."""
+    def ask(self, task: str, limit: int | None) -> list[Item]:
+        """Score one task, and take the time; says what was asked."""
         began = time.perf_counter()
         result = evaluate(
             self.answers, model=self.name, tokens=tokens_of(self.processor), tasks=(task,), limit=limit, controls=()
@@ -51,12 +51,13 @@ class Model:
         facts = result.to_dict()["tasks"][task]
         del facts["target"]
         self.tasks[task] = facts | {"seconds_per_answer": round((time.perf_counter() - began) / facts["n"], 4)}
+        return [row.item for row in result.rows]
 
     def trained(self) -> dict[str, Any]:
         """How it became what it is: its run's folder says."""
-        train = yaml.safe_load((self.folder.parent / "config.yaml").read_text(encoding="utf-8"))["train"]
-        last = json.loads((self.folder.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
-        return {"steps": train["steps"], "images_per_step": train["images_per_step"], "loss": round(last["loss"], 4)}
+        run = read_run(self.folder.parent)
+        steps, looks = int(run.steps[-1]), int(run.samples[-1])
+        return {"steps": steps, "images_per_step": looks // steps, "loss": round(run.losses[-1], 4)}
 
 
 def main() -> None:
@@ -69,12 +70,12 @@ def main() -> None:
     arguments = parser.parse_args()
     models = list(given(arguments))
     for task in track(TARGETS, description="tasks"):
-        for model in models:
-            model.ask(task, arguments.limit)
+        own = [model.ask(task, arguments.limit) for model in models][-1]
         if arguments.weights:
-            prefills = prefill(models[-1].processor, items((task,), arguments.limit)[task])
+            prefills = prefill(models[-1].processor, own)
             for model in models:
-                model.tasks[task] |= {"prefill_flops": prefills[model.name]} if model.name in prefills else {}
+                if model.name in prefills:
+                    model.tasks[task]["prefill_flops"] = prefills[model.name]
     facts: dict[str, Any] = json.loads(TARGET.read_text(encoding="utf-8")) if TARGET.is_file() else {}
     facts |= {model.name: {"trained": model.trained(), "tasks": model.tasks} for model in models}
     TARGET.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
