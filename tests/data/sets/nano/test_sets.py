@@ -60,6 +60,14 @@ def test_training_never_shows_or_names_what_is_held_out() -> None:
         assert not any(pair in said for pair in HELD_OUT)
 
 
+def test_training_asks_more_often_for_colours_and_shapes_than_the_test() -> None:
+    def share(split: str) -> float:
+        tasks = [turn.task for picture in pictures(split, 200) for turn in picture.turns]
+        return sum(task in ("scenes/colour", "scenes/shape") for task in tasks) / len(tasks)
+
+    assert share("train") > 0.33 > 0.25 > share("test")
+
+
 def test_every_test_scene_shows_something_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[str] = []
     paint = scenes._paint

@@ -78,7 +78,7 @@ class Scenes(PictureSet):
         picture = plain_ground(dice)
         for thing in things:
             _paint(picture, thing, dice)
-        return Picture(picture, tuple(_turns(things, self.pairs, dice)))
+        return Picture(picture, tuple(_turns(things, self.pairs, dice, again=_AGAIN if self.split == "train" else 0)))
 
 
 SET = Scenes
@@ -184,7 +184,12 @@ def _corners(shape: str) -> list[tuple[float, float]]:
 # -- what is asked -----------------------------------------------------------------------------------------
 
 
-def _turns(things: list[Thing], pairs: list[Pair], dice: random.Random) -> list[Turn]:
+_AGAIN = 2
+"""How often training asks again for a colour and a shape: a scene has more to say of where things are, and a step asks
+only some of its turns."""
+
+
+def _turns(things: list[Thing], pairs: list[Pair], dice: random.Random, again: int) -> list[Turn]:
     asked: list[Callable[[], list[Turn]]] = [
         lambda: _colour(things, dice),
         lambda: _shape(things, dice),
@@ -200,6 +205,7 @@ def _turns(things: list[Thing], pairs: list[Pair], dice: random.Random) -> list[
         lambda: _place(things, dice),
         lambda: _size(things, dice),
         lambda: _caption(things, dice),
+        *[lambda: _colour(things, dice), lambda: _shape(things, dice)] * again,
     ]
     turns = dict.fromkeys(turn for ask in asked for turn in ask())
     while len(turns) < LEAST:
