@@ -44,9 +44,11 @@ test-all: $(STAMP) ## the slow tests as well
 test-gpu: $(STAMP) ## the tests that need a CUDA device
 	@$(BIN)/python -m pytest -m gpu $(ARGS)
 
+# Without AMX: where the CPU has it, llama.cpp 0.3.36 ended with an illegal instruction, its first `tilezero`.
 llama-cpp: $(STAMP) ## llama.cpp in .venv, for its slow tests, its example and its benchmark; compiles for minutes
 	@echo "Compiling llama.cpp, which takes minutes ..."
-	@$(PIP) install -c $(VENV)/constraints.txt --no-deps llama-cpp-python diskcache
+	@CMAKE_ARGS="-DCMAKE_C_FLAGS=-U__AMX_INT8__ -DCMAKE_CXX_FLAGS=-U__AMX_INT8__" \
+	    $(PIP) install -c $(VENV)/constraints.txt --no-deps llama-cpp-python diskcache
 
 check: $(STAMP) ## lint, format and types
 	@$(BIN)/ruff check
