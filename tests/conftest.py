@@ -1,4 +1,4 @@
-"""What every test gets: no network, two threads, the same random numbers each time."""
+"""What every test gets: a device where it asks for one, no network, two threads, the same random numbers each time."""
 
 from __future__ import annotations
 
@@ -27,6 +27,14 @@ torch.set_num_threads(2)
 # A failure seen once is seen again; slow machines do not fail an example.
 hypothesis.settings.register_profile("house", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("house")
+
+
+@pytest.fixture(scope="session", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    """Where a model is: a test that takes it is run on a GPU too, by `make test-gpu`."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.fail("there is no CUDA device here: `make test` leaves these tests out", pytrace=False)
+    return str(request.param)
 
 
 @pytest.fixture(autouse=True)

@@ -25,7 +25,7 @@ from vlora.model.assemble import assemble, fingerprint
 from vlora.model.weights import MERGEABLE
 
 
-def _eyes(placeholder: str = "erase", **generator: object) -> Eyes:
+def _eyes(placeholder: str = "erase", *, device: str = "cpu", **generator: object) -> Eyes:
     torch.manual_seed(0)
     processor = tiny_processor(image_placeholder=placeholder)
     model = assemble(
@@ -36,12 +36,12 @@ def _eyes(placeholder: str = "erase", **generator: object) -> Eyes:
         image_token_id=processor.tokenizer.convert_tokens_to_ids("<image>") if placeholder == "mask" else None,
     )
     add_noise(model, 0.1)
-    return Eyes(model, processor)
+    return Eyes(model.to(device), processor)
 
 
 @pytest.fixture(scope="module", params=["erase", "mask", "ab"])
-def eyes(request: pytest.FixtureRequest) -> Eyes:
-    return _eyes(factors="ab") if request.param == "ab" else _eyes(request.param)
+def eyes(request: pytest.FixtureRequest, device: str) -> Eyes:
+    return _eyes(factors="ab", device=device) if request.param == "ab" else _eyes(request.param, device=device)
 
 
 @pytest.fixture(scope="module")
@@ -101,18 +101,18 @@ def test_only_a_masked_place_is_in_the_prompt() -> None:
 
 
 @pytest.mark.parametrize("factors", ["a", "ab"])
-def test_an_adapter_is_what_would_be_worn(factors: str, pictures: list[Image.Image]) -> None:
-    eyes = _eyes(factors=factors, targets=MERGEABLE)
+def test_an_adapter_is_what_would_be_worn(factors: str, pictures: list[Image.Image], device: str) -> None:
+    eyes = _eyes(factors=factors, targets=MERGEABLE, device=device)
     seen = eyes.perceive(pictures)
     worn = eyes.model.expand(seen)
     adapter = eyes.adapter(pictures[1])
-    torch.testing.assert_close(adapter.weights.values, worn[1].values, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(adapter.weights.values, worn[1].values.cpu(), rtol=1e-4, atol=1e-5)
     assert adapter.images == (Origin("pixels", image_hash(pictures[1])),)
     assert not any(tensor.is_inference() for tensor in state_dict(adapter).values())  # peft may train them
     composed = [eyes.adapter(given) for given in (pictures, seen, worn, [pictures[2], seen[:2]])]
     for one in composed:
         for place in worn.layout.place_of:
-            expected = worn.delta(*place).sum(0, keepdim=True)
+            expected = worn.delta(*place).sum(0, keepdim=True).cpu()
             torch.testing.assert_close(one.weights.delta(*place), expected, rtol=1e-4, atol=1e-5)
     kinds = [[image.kind for image in one.images] for one in composed]
     parameters, weights = ["visual parameters"], ["perceptual weights"]

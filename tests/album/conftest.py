@@ -21,7 +21,7 @@ SHAPE = (3, 2, 16)
 """Targets, layers and dim of the tiny model."""
 
 
-def make_eyes(name: str, generator_seed: int = 1) -> Eyes:
+def make_eyes(name: str, generator_seed: int = 1, *, device: str = "cpu") -> Eyes:
     """A model of the same parts each time, whose images matter."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -30,7 +30,7 @@ def make_eyes(name: str, generator_seed: int = 1) -> Eyes:
         generator = tiny_generator_config(targets=("q", "v", "mlp"))
         model = assemble(causal_lm=llm, vision_tower=vision, generator=generator)
         add_noise(model, 0.5)
-    return Eyes(model, tiny_processor(), name=name)
+    return Eyes(model.to(device), tiny_processor(), name=name)
 
 
 @pytest.fixture(scope="session")

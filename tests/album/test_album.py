@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import vlora
-from tests.album.conftest import draw
+from tests.album.conftest import draw, make_eyes
 from vlora.album import encode
 from vlora.api import Eyes
 from vlora.errors import AlbumError, InputError, NotInAlbum
@@ -89,7 +89,9 @@ def test_pages(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert list(vlora.album.open(album).select()) == whole
 
 
-def test_asked_like_pixels(album: Path, photos: Path, eyes: Eyes) -> None:
+def test_asked_like_pixels(photos: Path, tmp_path: Path, device: str) -> None:
+    eyes = make_eyes("tiny", device=device)
+    encode(eyes, photos, album := tmp_path / "album", batch_size=4, workers=0)
     opened = vlora.album.open(album, eyes=eyes)
     name = str(photos / "n5.png")
     assert eyes.ask(opened[name], "what?", max_new_tokens=6) == eyes.ask(name, "what?", max_new_tokens=6)

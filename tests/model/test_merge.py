@@ -16,13 +16,13 @@ from vlora.model.weights import MERGEABLE
 
 def _seen(model: VLoRAForConditionalGeneration, count: int = 1) -> PerceptualWeights:
     with torch.no_grad():
-        return model.expand(model.perceive(images(count)))
+        return model.expand(model.perceive(images(count).to(model.device)))
 
 
 @pytest.mark.parametrize("options", KINDS, ids=str)
 @torch.no_grad()
-def test_a_merged_model_sees_and_an_unmerged_one_is_what_it_was(options: dict[str, Any]) -> None:
-    model, ids = tiny_model(targets=MERGEABLE, **options), token_ids(3, 9)
+def test_a_merged_model_sees_and_an_unmerged_one_is_what_it_was(options: dict[str, Any], device: str) -> None:
+    model, ids = tiny_model(targets=MERGEABLE, **options).to(device), token_ids(3, 9).to(device)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     bare, worn = model(input_ids=ids).logits, model(input_ids=ids, perceptual_weights=_seen(model)).logits
 

@@ -51,13 +51,14 @@ def tokens_model(family: str) -> tuple[Any, dict[str, Tensor], Callable[[Any, di
     [*[(weights_model, family) for family in SUPPORTED], (tokens_model, "llama"), (tokens_model, "qwen3")],
 )
 def test_loss_and_gradients_are_those_of_rows_of_their_own(
-    made: Callable[[str], Any], family: str, attention: str, monkeypatch: pytest.MonkeyPatch
+    made: Callable[[str], Any], family: str, attention: str, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if (family, attention) == ("gemma2", "sdpa"):
         pytest.skip("transformers has eager attention only for it")
     model, batch, loss_of = made(family)
     model.model.language_model.set_attn_implementation(attention)
     batch |= {"pixel_values": images(2), "loss_weights": torch.tensor([0.3, 0.1, 0.2, 0.1, 0.1, 0.2])}
+    model, batch = model.to(device), {name: tensor.to(device) for name, tensor in batch.items()}
     rows: list[int] = []
     model.model.language_model.layers[0].register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
 

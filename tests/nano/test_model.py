@@ -26,8 +26,8 @@ NANO = ROOT / "src" / "vlora" / "nano"
 
 
 @pytest.fixture(scope="module")
-def eyes() -> vlora.Eyes:
-    return vlora.load("nano", device="cpu")
+def eyes(device: str) -> vlora.Eyes:
+    return vlora.load("nano", device=device)
 
 
 def test_the_weights_are_small_enough() -> None:
@@ -66,6 +66,7 @@ def test_sixteen_at_once_are_sixteen_one_by_one(eyes: vlora.Eyes) -> None:
 @torch.no_grad()
 def test_bare_it_is_the_plain_language_model(eyes: vlora.Eyes) -> None:
     plain = AutoModelForCausalLM.from_pretrained(language_model_folder(), dtype=torch.float32).eval()
+    plain.to(eyes.model.device)
     inputs = eyes.tokens(["What is the capital of France?", "Name a colour."])
     expected = plain(**inputs).logits
     assert torch.equal(eyes.model(**inputs).logits, expected)

@@ -35,9 +35,9 @@ train(load_config(sys.argv[1]), run_dir=sys.argv[2], resume=sys.argv[3])
 """
 
 
-def test_a_run_leaves_a_checkpoint_that_loads(tiny_config: Path, tmp_path: Path) -> None:
+def test_a_run_leaves_a_checkpoint_that_loads(tiny_config: Path, tmp_path: Path, device: str) -> None:
     reports: list[Progress] = []
-    final = train(load_config(tiny_config), run_dir=tmp_path / "run", report=reports.append)
+    final = train(load_config(tiny_config, [f"train.device={device}"]), run_dir=tmp_path / "run", report=reports.append)
     assert [report.step for report in reports] == list(range(1, 13))
     assert reports[-1].seconds_left == 0
     assert reports[-1].questions_per_second == pytest.approx(2 * reports[-1].images_per_second)

@@ -20,7 +20,7 @@ from scipy import ndimage
 from vlora.data.formats import open_source
 from vlora.data.sets.nano import digits, scenes
 from vlora.data.sets.nano.base import LEAST, SIZE, Picture, held_out, open_set
-from vlora.data.sets.nano.scenes import COLOURS
+from vlora.data.sets.nano.scenes import COLOURS, MORE_SHAPES, SHAPES
 from vlora.errors import InputError, MissingDependency
 
 HELD_OUT = [f"{colour} {shape}" for colour, shape in held_out("scenes")]
@@ -58,6 +58,16 @@ def test_training_never_shows_or_names_what_is_held_out() -> None:
     for picture in pictures("train", 1500):
         said = " ".join(f"{turn.question} {turn.answer}" for turn in picture.turns)
         assert not any(pair in said for pair in HELD_OUT)
+
+
+def test_training_has_shapes_of_its_own() -> None:
+    def said(split: str) -> set[str]:
+        turns = [turn for picture in pictures(split, 400) for turn in picture.turns]
+        return {word for turn in turns for word in re.findall(r"\w+", f"{turn.question} {turn.answer}")}
+
+    assert said("train") >= {*SHAPES, *MORE_SHAPES}
+    assert said("test") >= {*SHAPES}
+    assert not said("test") & {*MORE_SHAPES}
 
 
 def test_training_asks_more_often_for_colours_and_shapes_than_the_test() -> None:

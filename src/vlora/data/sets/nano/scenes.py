@@ -1,7 +1,8 @@
 """Scenes: coloured shapes, from nothing but a seed.
 
 A training scene never shows, names or asks for a held-out pair such as "purple star"; each test scene shows at least
-one of them, so that every test scene is a composition that training has not had.
+one of them, so that every test scene is a composition that training has not had. Training also has shapes that no test
+asks for: the more pairs there are, the less can be learned by heart.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from PIL import Image, ImageDraw
 
@@ -30,7 +32,8 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "cyan": (30, 190, 205),
 }
 SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond", "heart", "ring", "moon")
-PAIRS = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
+MORE_SHAPES = ("rectangle", "hexagon", "arrow", "house", "hourglass", "bolt", "crown", "drop")
+"""Of training alone."""
 MOST = 6
 """Shapes of a scene, and the largest count that is asked for."""
 
@@ -68,7 +71,8 @@ class Scenes(PictureSet):
     def __init__(self, split: Split) -> None:
         super().__init__(split)
         kept = [tuple(pair) for pair in held_out("scenes")]
-        self.pairs = [pair for pair in PAIRS if split == "test" or pair not in kept]
+        shapes = SHAPES if split == "test" else SHAPES + MORE_SHAPES
+        self.pairs = [pair for pair in product(COLOURS, shapes) if split == "test" or pair not in kept]
         self.needed: list[Pair] = kept if split == "test" else []
 
     def draw(self, dice: random.Random, number: int) -> Picture:
@@ -161,22 +165,34 @@ _CUT = {"ring": [(0.25, 0.25, 0.75, 0.75)], "moon": [(0.35, -0.05, 1.25, 0.85)]}
 """Boxes of the discs that are cut out of a disc, in a unit square."""
 
 
+_NEAR, _FAR = 0.33, 0.67
+_POLYGONS: dict[str, list[tuple[float, float]]] = {
+    "square": [(0, 0), (1, 0), (1, 1), (0, 1)],
+    "triangle": [(0.5, 0), (1, 1), (0, 1)],
+    "diamond": [(0.5, 0), (0.9, 0.5), (0.5, 1), (0.1, 0.5)],
+    "cross": [(_NEAR, 0), (_FAR, 0), (_FAR, _NEAR), (1, _NEAR), (1, _FAR), (_FAR, _FAR),
+              (_FAR, 1), (_NEAR, 1), (_NEAR, _FAR), (0, _FAR), (0, _NEAR), (_NEAR, _NEAR)],
+    "rectangle": [(0, 0.25), (1, 0.25), (1, 0.75), (0, 0.75)],
+    "hexagon": [(0.25, 0.07), (0.75, 0.07), (1, 0.5), (0.75, 0.93), (0.25, 0.93), (0, 0.5)],
+    "arrow": [(0, 0.35), (0.5, 0.35), (0.5, 0.05), (1, 0.5), (0.5, 0.95), (0.5, 0.65), (0, 0.65)],
+    "house": [(0.5, 0), (1, 0.45), (0.85, 0.45), (0.85, 1), (0.15, 1), (0.15, 0.45), (0, 0.45)],
+    "hourglass": [(0.1, 0), (0.9, 0), (0.58, 0.5), (0.9, 1), (0.1, 1), (0.42, 0.5)],
+    "bolt": [(0.6, 0), (0.15, 0.58), (0.45, 0.58), (0.35, 1), (0.85, 0.38), (0.52, 0.38)],
+    "crown": [(0, 0.15), (0.27, 0.5), (0.5, 0.05), (0.73, 0.5), (1, 0.15), (0.92, 0.95), (0.08, 0.95)],
+}  # fmt: skip
+
+
 def _corners(shape: str) -> list[tuple[float, float]]:
     """Of a unit square's polygon."""
-    if shape == "square":
-        return [(0, 0), (1, 0), (1, 1), (0, 1)]
-    if shape == "triangle":
-        return [(0.5, 0), (1, 1), (0, 1)]
-    if shape == "diamond":
-        return [(0.5, 0), (0.9, 0.5), (0.5, 1), (0.1, 0.5)]
     if shape == "heart":
         angles = [math.tau * point / 40 for point in range(40)]
         rise = (13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t) for t in angles)
         return [(0.5 + math.sin(t) ** 3 / 2, 0.42 - y / 29) for t, y in zip(angles, rise, strict=True)]
-    if shape == "cross":
-        near, far = 0.33, 0.67
-        return [(near, 0), (far, 0), (far, near), (1, near), (1, far), (far, far), (far, 1), (near, 1), (near, far),
-                (0, far), (0, near), (near, near)]  # fmt: skip
+    if shape == "drop":
+        arc = (math.tau * point / 40 for point in range(-7, 28))
+        return [(0.5, 0), *((0.5 + 0.33 * math.cos(t), 0.67 + 0.33 * math.sin(t)) for t in arc)]
+    if shape in _POLYGONS:
+        return _POLYGONS[shape]
     spikes = [(0.5 if point % 2 == 0 else 0.2, math.pi * (point / 5 - 0.5)) for point in range(10)]
     return [(0.5 + radius * math.cos(angle), 0.5 + radius * math.sin(angle)) for radius, angle in spikes]
 
