@@ -8,9 +8,12 @@ import pytest
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 
+from tests.compare.tiny import batch_of, tiny_baseline
 from tests.cost.test_formulas import ANSWER, QUESTIONS, TEXT, close, macs, shapes_of, tiny_llava
-from tests.helpers import VOCABULARY, images, tiny_llm_config, tiny_model, token_ids
-from vlora.cost.bill import read_shapes
+from tests.helpers import VOCABULARY, images, tiny_generator_config, tiny_llm_config, tiny_model, token_ids
+from vlora.compare.baseline import baseline_loss
+from vlora.cost import shapes
+from vlora.cost.bill import Shapes, read_shapes
 from vlora.cost.formulas import FLOPS_PER_MAC
 from vlora.cost.training import Learning, Rows, lora_parameters, plain_work, step_work
 from vlora.model.loss import IGNORED
@@ -83,6 +86,24 @@ def test_step_with_visual_tokens(language_model: str) -> None:
     rows = Rows(TEXT, TEXT + visual, visual_tokens=visual)
     step = step_work(shapes_of(tiny_model("llama")), rows, Learning(language_model))
     assert step.forward.total == close(FLOPS_PER_MAC * macs(forward))
+    assert step.backward.total == close(FLOPS_PER_MAC * macs(losses[0].backward))
+
+
+def test_packed_rows_with_visual_tokens() -> None:
+    model, _ = tiny_baseline()
+    model.requires_grad_(False)
+    model.model.multi_modal_projector.requires_grad_(True)
+    rows = [([-1, *range(first, first + TEXT)], ANSWER) for first in (10, 30, 50)]
+    batch = batch_of(model, rows) | {"pixel_values": images(1)}
+    losses: list[torch.Tensor] = []
+    forward = macs(lambda: losses.append(baseline_loss(model, batch)))
+
+    # The last token of a text is not read: nothing is predicted from it.
+    packed = Rows(TEXT - 1, ANSWER, len(rows), visual_tokens=16).packed
+    text, vision = model.config.text_config, model.config.vision_config
+    sizes = shapes.language_model(text), shapes.encoder(vision)
+    step = step_work(Shapes(*sizes, shapes.generator(tiny_generator_config(), *sizes)), packed, Learning())
+    assert step.forward.total == close(FLOPS_PER_MAC * forward)
     assert step.backward.total == close(FLOPS_PER_MAC * macs(losses[0].backward))
 
 

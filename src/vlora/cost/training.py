@@ -74,6 +74,11 @@ class Rows:
         """Tokens of a row that the language model computes."""
         return self.visual_tokens + self.tokens
 
+    @property
+    def packed(self) -> Rows:
+        """All of them in one row, as `model/packing.py` reads them: the visual tokens are there once."""
+        return Rows(self.questions * self.tokens, self.questions * self.supervised, 1, self.visual_tokens)
+
 
 @dataclass(frozen=True)
 class Work:

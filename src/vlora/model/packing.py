@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .loss import IGNORED
 
-_KERNELS = ("sdpa", "eager")
+KERNELS = ("sdpa", "eager")
 """Attention that takes any mask."""
 
 _WORTH = 0.9
@@ -76,7 +76,7 @@ def packing_of(
     """
     rows, text = input_ids.shape
     window = getattr(text_config, "sliding_window", None)
-    if not images or rows <= images or rows % images or text_config._attn_implementation not in _KERNELS:
+    if not images or rows <= images or rows % images or text_config._attn_implementation not in KERNELS:
         return None
     if window is not None and text > window:
         return None

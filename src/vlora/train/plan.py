@@ -19,6 +19,7 @@ from ..cost.memory import GIGABYTE, STRATEGIES, Memory, step_memory
 from ..cost.training import Learning, Rows, Step, plain_work, step_work
 from ..errors import InputError
 from ..model import VLoRAConfig
+from ..model.packing import KERNELS
 from .config import TrainConfig
 from .counting import Amount, amount_of
 from .sizes import Paradigm, Part, learning_of, meta_parts, model_config, precision_of, shapes_of
@@ -342,7 +343,8 @@ def _side(
     memory = {way: (peak(way, False), peak(way, True)) for way in STRATEGIES}
     budget = HEADROOM * hardware.gpu_memory
     strategy, checkpointing = _choose(config, memory, budget=budget, gpus=hardware.gpus)
-    step, plain = step_work(shapes, rows, learning), plain_work(shapes, rows, learning)
+    together = rows.packed if config.model.attention in KERNELS else rows
+    step, plain = step_work(shapes, together, learning), plain_work(shapes, rows, learning)
     speed = hardware.gpu_flops * hardware.utilisation
 
     def hours(rate: float) -> float | None:
