@@ -72,7 +72,7 @@ class Scenes(PictureSet):
         super().__init__(split)
         kept = [tuple(pair) for pair in held_out("scenes")]
         shapes = SHAPES if split == "test" else SHAPES + MORE_SHAPES
-        self.pairs = [pair for pair in product(COLOURS, shapes) if split == "test" or pair not in kept]
+        self.pairs: list[Pair] = [pair for pair in product(COLOURS, shapes) if split == "test" or pair not in kept]
         self.needed: list[Pair] = kept if split == "test" else []
 
     def draw(self, dice: random.Random, number: int) -> Picture:
