@@ -156,7 +156,7 @@ def _paint(picture: Image.Image, thing: Thing, dice: random.Random) -> None:
         for left, top, right, bottom in _CUT.get(thing.shape, ()):
             draw.ellipse((left * full, top * full, right * full, bottom * full), fill=0)
     else:
-        draw.polygon([(x * full, y * full) for x, y in _corners(thing.shape)], fill=255)
+        draw.polygon([(x * full, y * full) for x, y in _CORNERS[thing.shape]], fill=255)
     mask = mask.resize((side, side), Image.Resampling.BOX)
     picture.paste((red, green, blue), (round(thing.x - side / 2), round(thing.y - side / 2)), mask)
 
@@ -165,13 +165,31 @@ _CUT = {"ring": [(0.25, 0.25, 0.75, 0.75)], "moon": [(0.35, -0.05, 1.25, 0.85)]}
 """Boxes of the discs that are cut out of a disc, in a unit square."""
 
 
+def _heart() -> list[tuple[float, float]]:
+    angles = [math.tau * point / 40 for point in range(40)]
+    rise = (13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t) for t in angles)
+    return [(0.5 + math.sin(t) ** 3 / 2, 0.42 - y / 29) for t, y in zip(angles, rise, strict=True)]
+
+
+def _drop() -> list[tuple[float, float]]:
+    arc = (math.tau * point / 40 for point in range(-7, 28))
+    return [(0.5, 0), *((0.5 + 0.33 * math.cos(t), 0.67 + 0.33 * math.sin(t)) for t in arc)]
+
+
+def _star() -> list[tuple[float, float]]:
+    spikes = [(0.5 if point % 2 == 0 else 0.2, math.pi * (point / 5 - 0.5)) for point in range(10)]
+    return [(0.5 + radius * math.cos(angle), 0.5 + radius * math.sin(angle)) for radius, angle in spikes]
+
+
 _NEAR, _FAR = 0.33, 0.67
-_POLYGONS: dict[str, list[tuple[float, float]]] = {
+_CORNERS: dict[str, list[tuple[float, float]]] = {
     "square": [(0, 0), (1, 0), (1, 1), (0, 1)],
     "triangle": [(0.5, 0), (1, 1), (0, 1)],
-    "diamond": [(0.5, 0), (0.9, 0.5), (0.5, 1), (0.1, 0.5)],
+    "star": _star(),
     "cross": [(_NEAR, 0), (_FAR, 0), (_FAR, _NEAR), (1, _NEAR), (1, _FAR), (_FAR, _FAR),
               (_FAR, 1), (_NEAR, 1), (_NEAR, _FAR), (0, _FAR), (0, _NEAR), (_NEAR, _NEAR)],
+    "diamond": [(0.5, 0), (0.9, 0.5), (0.5, 1), (0.1, 0.5)],
+    "heart": _heart(),
     "flag": [(0.05, 0), (1, 0.05), (1, 0.6), (0.22, 0.6), (0.22, 1), (0.05, 1)],
     "hexagon": [(0.25, 0.07), (0.75, 0.07), (1, 0.5), (0.75, 0.93), (0.25, 0.93), (0, 0.5)],
     "arrow": [(0, 0.35), (0.5, 0.35), (0.5, 0.05), (1, 0.5), (0.5, 0.95), (0.5, 0.65), (0, 0.65)],
@@ -179,22 +197,9 @@ _POLYGONS: dict[str, list[tuple[float, float]]] = {
     "hourglass": [(0.1, 0), (0.9, 0), (0.58, 0.5), (0.9, 1), (0.1, 1), (0.42, 0.5)],
     "bolt": [(0.6, 0), (0.15, 0.58), (0.45, 0.58), (0.35, 1), (0.85, 0.38), (0.52, 0.38)],
     "crown": [(0, 0.15), (0.27, 0.5), (0.5, 0.05), (0.73, 0.5), (1, 0.15), (0.92, 0.95), (0.08, 0.95)],
+    "drop": _drop(),
 }  # fmt: skip
-
-
-def _corners(shape: str) -> list[tuple[float, float]]:
-    """Of a unit square's polygon."""
-    if shape == "heart":
-        angles = [math.tau * point / 40 for point in range(40)]
-        rise = (13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t) for t in angles)
-        return [(0.5 + math.sin(t) ** 3 / 2, 0.42 - y / 29) for t, y in zip(angles, rise, strict=True)]
-    if shape == "drop":
-        arc = (math.tau * point / 40 for point in range(-7, 28))
-        return [(0.5, 0), *((0.5 + 0.33 * math.cos(t), 0.67 + 0.33 * math.sin(t)) for t in arc)]
-    if shape in _POLYGONS:
-        return _POLYGONS[shape]
-    spikes = [(0.5 if point % 2 == 0 else 0.2, math.pi * (point / 5 - 0.5)) for point in range(10)]
-    return [(0.5 + radius * math.cos(angle), 0.5 + radius * math.sin(angle)) for radius, angle in spikes]
+"""Of the shapes that are polygons, in a unit square."""
 
 
 # -- what is asked -----------------------------------------------------------------------------------------
