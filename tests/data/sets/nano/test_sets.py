@@ -70,6 +70,12 @@ def test_training_has_shapes_of_its_own() -> None:
     assert not said("test") & {*MORE_SHAPES}
 
 
+def test_training_is_asked_what_a_relation_follows_from() -> None:
+    more = {"scenes/side", "scenes/places", "scenes/extent"}
+    assert {turn.task for picture in pictures("train", 100) for turn in picture.turns} >= more
+    assert not {turn.task for picture in pictures("test", 400) for turn in picture.turns} & more
+
+
 def test_training_asks_more_often_for_colours_and_shapes_than_the_test() -> None:
     def share(split: str) -> float:
         tasks = [turn.task for picture in pictures(split, 200) for turn in picture.turns]
@@ -120,29 +126,77 @@ def test_counts_and_colours_are_those_of_the_pixels() -> None:
     assert asked > 300
 
 
+SIDES = {
+    "left": lambda one, other: one[0] < other[0],
+    "right": lambda one, other: one[0] > other[0],
+    "above": lambda one, other: one[1] < other[1],
+    "below": lambda one, other: one[1] > other[1],
+}
+
+
 def test_a_relation_is_that_of_the_pixels() -> None:
+    asked = Counter[str]()
+    for picture in pictures("train", 600):
+        for turn in picture.turns:
+            claim = re.fullmatch(r"is the (\w+) \w+ (left|right|above|below)(?: of)? the (\w+) \w+\?", turn.question)
+            found = re.fullmatch(r"where is the (\w+) \w+ from the (\w+) \w+\?", turn.question)
+            if claim and (both := middles(picture, claim.group(1), claim.group(3))):
+                assert turn.answer == ("yes" if SIDES[claim.group(2)](*both) else "no"), turn
+            elif found and (both := middles(picture, *found.groups())):
+                assert SIDES[turn.answer](*both), turn
+            else:
+                continue
+            asked[turn.task] += 1
+    assert asked["scenes/relation"] > 50
+    assert asked["scenes/side"] > 50
+
+
+def test_places_are_those_of_the_pixels() -> None:
+    """Not of moons: most of one is beside its middle."""
     asked = 0
     for picture in pictures("train", 600):
-        pixels = np.asarray(picture.image).astype(int)
         for turn in picture.turns:
-            found = re.fullmatch(r"is the (\w+) \w+ (left of|right of|above|below) the (\w+) \w+\?", turn.question)
-            if not found or found.group(1) == found.group(3):
-                continue
-            _, colours = blobs(picture)
-            if colours.count(found.group(1)) != 1 or colours.count(found.group(3)) != 1:
-                continue
-            asked += 1
-            (x1, y1), (x2, y2) = (middle(pixels, found.group(group)) for group in (1, 3))
-            truth = {"left of": x1 < x2, "right of": x1 > x2, "above": y1 < y2, "below": y1 > y2}[found.group(2)]
-            assert turn.answer == ("yes" if truth else "no"), turn
+            found = re.fullmatch(r"where are the (\w+) (?!moon)\w+ and the (\w+) (?!moon)\w+\?", turn.question)
+            if found and (both := middles(picture, *found.groups())):
+                asked += 1
+                assert turn.answer == " and ".join(cell(*one) for one in both), turn
     assert asked > 50
 
 
+def test_the_small_cover_less_than_the_large() -> None:
+    covered: dict[str, list[int]] = {"small": [], "large": []}
+    for picture in pictures("train", 600):
+        pixels = np.asarray(picture.image).astype(int)
+        for turn in picture.turns:
+            found = re.fullmatch(r"how large is the (\w+) (circle|square)\?", turn.question)
+            if found and blobs(picture)[1].count(found.group(1)) == 1:
+                covered[turn.answer].append(int(inked(pixels, found.group(1)).sum()))
+    assert min(map(len, covered.values())) > 5
+    assert max(covered["small"]) < min(covered["large"])
+
+
+def cell(x: float, y: float) -> str:
+    row, column = ("top", "middle", "bottom")[int(3 * y / SIZE)], ("left", "middle", "right")[int(3 * x / SIZE)]
+    return row if row == column else f"{row} {column}"
+
+
+def middles(picture: Picture, *colours: str) -> list[tuple[float, float]]:
+    """Where two pieces are, if each is the only one of its colour."""
+    _, seen = blobs(picture)
+    if any(seen.count(colour) != 1 for colour in colours) or len({*colours}) < len(colours):
+        return []
+    return [middle(np.asarray(picture.image).astype(int), colour) for colour in colours]
+
+
 def middle(pixels: np.ndarray, colour: str) -> tuple[float, float]:
+    rows, columns = np.nonzero(inked(pixels, colour))
+    return float(np.median(columns)), float(np.median(rows))
+
+
+def inked(pixels: np.ndarray, colour: str) -> np.ndarray:
     distance = {name: np.abs(pixels - np.array(COLOURS[name])).sum(axis=2) for name in COLOURS}
     nearest = np.argmin(np.stack(list(distance.values())), axis=0) == list(COLOURS).index(colour)
-    rows, columns = np.nonzero(nearest & (pixels.min(axis=2) < 180))
-    return float(np.median(columns)), float(np.median(rows))
+    return nearest & (pixels.min(axis=2) < 180)
 
 
 def test_no_answer_can_be_guessed_from_its_kind_alone() -> None:

@@ -82,7 +82,7 @@ class Scenes(PictureSet):
         picture = plain_ground(dice)
         for thing in things:
             _paint(picture, thing, dice)
-        return Picture(picture, tuple(_turns(things, self.pairs, dice, again=_AGAIN if self.split == "train" else 0)))
+        return Picture(picture, tuple(_turns(things, self.pairs, dice, training=self.split == "train")))
 
 
 SET = Scenes
@@ -205,12 +205,7 @@ _CORNERS: dict[str, list[tuple[float, float]]] = {
 # -- what is asked -----------------------------------------------------------------------------------------
 
 
-_AGAIN = 2
-"""How often training asks again for a colour and a shape: a scene has more to say of where things are, and a step asks
-only some of its turns."""
-
-
-def _turns(things: list[Thing], pairs: list[Pair], dice: random.Random, again: int) -> list[Turn]:
+def _turns(things: list[Thing], pairs: list[Pair], dice: random.Random, training: bool) -> list[Turn]:
     asked: list[Callable[[], list[Turn]]] = [
         lambda: _colour(things, dice),
         lambda: _shape(things, dice),
@@ -226,8 +221,14 @@ def _turns(things: list[Thing], pairs: list[Pair], dice: random.Random, again: i
         lambda: _place(things, dice),
         lambda: _size(things, dice),
         lambda: _caption(things, dice),
-        *[lambda: _colour(things, dice), lambda: _shape(things, dice)] * again,
     ]
+    if training:
+        # A colour and a shape again: a scene has more to say of where things are, and a step asks only some of its
+        # turns. And what a relation and a comparison of sizes follow from: whether they hold is one bit, which tells a
+        # model little about why.
+        asked += [lambda: _colour(things, dice), lambda: _shape(things, dice)] * 3
+        asked += [lambda: _side(things, dice), lambda: _places(things, dice)] * 2
+        asked += [lambda: _extent(things, dice)]
     turns = dict.fromkeys(turn for ask in asked for turn in ask())
     while len(turns) < LEAST:
         turns |= dict.fromkeys(_presence(things, pairs, dice))
@@ -296,18 +297,13 @@ def _count(things: list[Thing], pairs: list[Pair], dice: random.Random) -> list[
 
 
 def _relation(things: list[Thing], dice: random.Random) -> list[Turn]:
-    """Two things that are clearly beside or above each other."""
-    alone = _only(things)
-    if len(alone) < 2:
+    """Which of two sides of another thing, or whether it is one."""
+    pair = _apart(things, dice)
+    if not pair:
         return []
-    one, other = dice.sample(alone, 2)
-    across, down = one.x - other.x, one.y - other.y
-    if max(abs(across), abs(down)) < 16:
-        return []
-    if abs(across) > abs(down):
-        side, opposite = ("left of", "right of") if across < 0 else ("right of", "left of")
-    else:
-        side, opposite = ("above", "below") if down < 0 else ("below", "above")
+    one, other = pair
+    side = _side_of(one, other)
+    opposite = _OPPOSITE[side]
     if dice.random() < 0.5:
         truth = dice.random() < 0.5
         question = f"is the {one.words} {side if truth else opposite} the {other.words}?"
@@ -316,15 +312,60 @@ def _relation(things: list[Thing], dice: random.Random) -> list[Turn]:
     return [Turn("scenes/relation", f"is the {one.words} {first} or {second} the {other.words}?", side.split()[0])]
 
 
+def _side(things: list[Thing], dice: random.Random) -> list[Turn]:
+    """On which of the four sides of another thing."""
+    pair = _apart(things, dice)
+    if not pair:
+        return []
+    one, other = pair
+    question = dice.choice(("where is the {0} from the {1}?", "on which side of the {1} is the {0}?"))
+    return [Turn("scenes/side", question.format(one.words, other.words), _side_of(one, other).split()[0])]
+
+
+def _two(things: list[Thing], dice: random.Random) -> list[Thing]:
+    """Two things that no other is like, or none."""
+    alone = _only(things)
+    return dice.sample(alone, 2) if len(alone) > 1 else []
+
+
+def _apart(things: list[Thing], dice: random.Random) -> list[Thing]:
+    """Two such things that are clearly beside or above each other, or none."""
+    pair = _two(things, dice)
+    return pair if pair and max(abs(pair[0].x - pair[1].x), abs(pair[0].y - pair[1].y)) >= 16 else []
+
+
+_OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+
+
+def _side_of(one: Thing, other: Thing) -> str:
+    across, down = one.x - other.x, one.y - other.y
+    if abs(across) > abs(down):
+        return "left of" if across < 0 else "right of"
+    return "above" if down < 0 else "below"
+
+
 def _place(things: list[Thing], dice: random.Random) -> list[Turn]:
     """In which cell of the picture, where it is clearly in one."""
-    clear = [(thing, _cell(thing)) for thing in _only(things)]
-    fit = [(thing, cell) for thing, cell in clear if cell]
+    fit = _clear(things)
     if not fit:
         return []
     thing, cell = dice.choice(fit)
     question = dice.choice(("where is the {}?", "in which part of the picture is the {}?"))
     return [Turn("scenes/place", question.format(thing.words), cell)]
+
+
+def _places(things: list[Thing], dice: random.Random) -> list[Turn]:
+    """The cells of two things in one answer."""
+    fit = _clear(things)
+    if len(fit) < 2:
+        return []
+    (one, first), (other, second) = dice.sample(fit, 2)
+    return [Turn("scenes/places", f"where are the {one.words} and the {other.words}?", f"{first} and {second}")]
+
+
+def _clear(things: list[Thing]) -> list[tuple[Thing, str]]:
+    """Things that no other is like, and that are clearly in one cell."""
+    return [(thing, cell) for thing in _only(things) if (cell := _cell(thing))]
 
 
 def _cell(thing: Thing) -> str:
@@ -337,16 +378,30 @@ def _cell(thing: Thing) -> str:
 
 
 def _size(things: list[Thing], dice: random.Random) -> list[Turn]:
-    alone = _only(things)
-    if len(alone) < 2:
+    pair = _two(things, dice)
+    if not pair:
         return []
-    one, other = dice.sample(alone, 2)
+    one, other = pair
     if max(one.half, other.half) < 1.3 * min(one.half, other.half):
         return []
     word = dice.choice(("larger", "smaller"))
     winner = one if (one.half > other.half) == (word == "larger") else other
     question = f"which is {word}, the {one.words} or the {other.words}?"
     return [Turn("scenes/size", question, winner.words)]
+
+
+def _extent(things: list[Thing], dice: random.Random) -> list[Turn]:
+    """Of one thing, where it is clearly small or large."""
+    fit = [thing for thing in _only(things) if not _SMALL < thing.half < _LARGE]
+    if not fit:
+        return []
+    thing = dice.choice(fit)
+    question = dice.choice(("how large is the {}?", "is the {} small or large?"))
+    return [Turn("scenes/extent", question.format(thing.words), "small" if thing.half <= _SMALL else "large")]
+
+
+_SMALL, _LARGE = 12.5, 15.5
+"""Halves of a side, in pixels, up to which a thing is small and from which it is large."""
 
 
 def _caption(things: list[Thing], dice: random.Random) -> list[Turn]:
