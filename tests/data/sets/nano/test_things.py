@@ -39,7 +39,8 @@ def things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     names = {"2600": "sun", "1F319": "Moon", KEPT_EMOJI: "flag: Nowhere", "1F468-200D-1F469": "family"}
     (tmp_path / "emoji").mkdir()
     (tmp_path / "emoji" / "emoji.json").write_text(json.dumps(rows), encoding="utf-8")
-    labels = [{"hexcode": code, "label": name} for code, name in names.items()]
+    tags = {"2600": ["bright", "weather", "sun", "143"], "1F319": ["night", "weather"], KEPT_EMOJI: ["NW"]}
+    labels = [{"hexcode": code, "label": name, "tags": tags.get(code, [])} for code, name in names.items()]
     (tmp_path / "emoji" / "labels.json").write_text(json.dumps(labels), encoding="utf-8")
     for artist in emoji.ARTISTS:
         save(tmp_path / "emoji" / artist / "a.png", INK[artist])
@@ -94,6 +95,18 @@ def test_emoji_of_the_test_take_turns(place: int, shown: str, names: set[str]) -
         assert answers[f"{task}group"] == ("flags" if place == 2 else "travel")
         found.add(answers[f"{task}name"])
     assert found == names
+
+
+def test_words_that_go_with_an_emoji_are_asked_of_training_alone() -> None:
+    """The commonest first; neither a word of the name, nor a number or the code of a country."""
+    asked = {
+        (turn.task, turn.answer)
+        for split in ("train", "test")
+        for number in range(40)
+        for turn in open_set("emoji", split).picture(number).turns  # type: ignore[arg-type]
+        if turn.question.startswith("which words")
+    }
+    assert asked == {("emoji/tags", "weather, bright"), ("emoji/tags", "weather, night")}
 
 
 def test_held_out_stamps_are_of_a_known_kind() -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from .base import Picture, PictureSet, Split, Turn, a, both, parted
 from .canvas import any_ground, cut_out, paste
@@ -42,12 +44,15 @@ class Emoji:
         file: of its picture, below the artist's folder.
         name: lower case; of a flag, the country's with "flag of".
         group: a value of `GROUPS`.
+        tags: words that go with it, those first that go with most emoji; none that its name says, no codes of
+            countries.
     """
 
     code: str
     file: str
     name: str
     group: str
+    tags: tuple[str, ...]
 
 
 class EmojiSet(PictureSet):
@@ -67,7 +72,10 @@ class EmojiSet(PictureSet):
         image = paste(thing, any_ground(dice, self.split), dice, sizes=(0.5, 0.95), turn=15)
         task = "emoji/" + ("", "other-artist-", "held-out-")[kind]
         others = emojis() if self.split == "test" else self.known
-        return Picture(image, tuple(_turns(task, shown, [one.name for one in others if one is not shown], dice)))
+        turns = _turns(task, shown, [one.name for one in others if one is not shown], dice)
+        if self.split == "train":  # the name again, as names are the last to be learned, and what it is like others in
+            turns += [_name(task, shown, dice), *_tags(task, shown, dice)]
+        return Picture(image, tuple(dict.fromkeys(turns)))
 
 
 SET = EmojiSet
@@ -76,17 +84,31 @@ SET = EmojiSet
 def _turns(task: str, shown: Emoji, others: list[str], dice: random.Random) -> list[Turn]:
     group = dice.choice(("which group is this emoji of?", "what kind of emoji is this?"))
     return [
-        Turn(task + "name", dice.choice(("what is this?", "what emoji is this?", "name this emoji.")), shown.name),
+        _name(task, shown, dice),
         Turn(task + "group", group, shown.group),
         *both(task + "yes-no", ("is this {thing}?",), dice, thing=(a(shown.name), a(dice.choice(others)))),
     ]
+
+
+def _name(task: str, shown: Emoji, dice: random.Random) -> Turn:
+    return Turn(task + "name", dice.choice(("what is this?", "what emoji is this?", "name this emoji.")), shown.name)
+
+
+def _tags(task: str, shown: Emoji, dice: random.Random) -> list[Turn]:
+    question = dice.choice(("which words go with this?", "which words go with this emoji?"))
+    return [Turn(task + "tags", question, ", ".join(shown.tags[:_TAGS]))] if shown.tags else []
+
+
+_TAGS = 3
+"""Words of an answer, at most."""
 
 
 @cache
 def emojis() -> tuple[Emoji, ...]:
     """Those that both artists have, in the order of their code points."""
     place = folder() / "emoji"
-    labels = {one["hexcode"]: one["label"] for one in _rows(place / "labels.json")}
+    labels = {one["hexcode"]: one for one in _rows(place / "labels.json")}
+    often = Counter(tag for one in labels.values() for tag in one.get("tags", ()))
     found: list[Emoji] = []
     for row in _rows(place / "emoji.json"):
         code = str(row["unified"])
@@ -94,9 +116,12 @@ def emojis() -> tuple[Emoji, ...]:
         group = GROUPS.get(row["category"])
         whole = row["has_img_google"] and row["has_img_twitter"] and "200D" not in code
         if whole and group and label:
-            found.append(Emoji(code, row["image"], label.lower().replace("flag: ", "flag of "), group))
+            name = label["label"].lower().replace("flag: ", "flag of ")
+            words = {tag for tag in label.get("tags", ()) if tag.isalpha() and tag.islower()} - {*name.split()}
+            tags = tuple(sorted(words, key=lambda tag: (-often[tag], tag)))
+            found.append(Emoji(code, row["image"], name, group, tags))
     return tuple(sorted(found, key=lambda one: one.code))
 
 
-def _rows(place: Path) -> list[dict[str, str]]:
+def _rows(place: Path) -> list[dict[str, Any]]:
     return json.loads(place.read_text(encoding="utf-8"))
