@@ -170,7 +170,7 @@ def test_the_small_cover_less_than_the_large() -> None:
         for turn in picture.turns:
             found = re.fullmatch(r"how large is the (\w+) (circle|square)\?", turn.question)
             if found and blobs(picture)[1].count(found.group(1)) == 1:
-                covered[turn.answer].append(int(inked(pixels, found.group(1)).sum()))
+                covered[turn.answer].append(int(of_colour(pixels, found.group(1)).sum()))
     assert min(map(len, covered.values())) > 5
     assert max(covered["small"]) < min(covered["large"])
 
@@ -189,11 +189,11 @@ def middles(picture: Picture, *colours: str) -> list[tuple[float, float]]:
 
 
 def middle(pixels: np.ndarray, colour: str) -> tuple[float, float]:
-    rows, columns = np.nonzero(inked(pixels, colour))
+    rows, columns = np.nonzero(of_colour(pixels, colour))
     return float(np.median(columns)), float(np.median(rows))
 
 
-def inked(pixels: np.ndarray, colour: str) -> np.ndarray:
+def of_colour(pixels: np.ndarray, colour: str) -> np.ndarray:
     distance = {name: np.abs(pixels - np.array(COLOURS[name])).sum(axis=2) for name in COLOURS}
     nearest = np.argmin(np.stack(list(distance.values())), axis=0) == list(COLOURS).index(colour)
     return nearest & (pixels.min(axis=2) < 180)
