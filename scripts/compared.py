@@ -20,7 +20,7 @@ from typing import Any
 from rich.progress import track
 
 import vlora
-from vlora.compare.runs import read_run
+from vlora.compare.runs import CONFIG, read_run
 from vlora.cost import cost
 from vlora.data.prompts import supervised
 from vlora.evaluate.answerers import load_baseline, of_baseline, of_eyes, tokens_of
@@ -28,6 +28,7 @@ from vlora.evaluate.nano_suite import TARGETS, Answerer, Item, evaluate
 from vlora.evaluate.predict import Asked
 from vlora.model.loss import IGNORED
 from vlora.nano import compared
+from vlora.train.config import load_config
 
 TARGET = Path(compared.__file__).with_name("compared.json")
 
@@ -57,7 +58,10 @@ class Model:
         """How it became what it is: its run's folder says."""
         run = read_run(self.folder.parent)
         steps, looks = int(run.steps[-1]), int(run.samples[-1])
-        return {"steps": steps, "images_per_step": looks // steps, "loss": round(run.losses[-1], 4)}
+        rate = load_config(str(self.folder.parent / CONFIG)).train.learning_rate
+        return {
+            "steps": steps, "images_per_step": looks // steps, "learning_rate": rate, "loss": round(run.smooth[-1], 4),
+        }  # fmt: skip
 
 
 def main() -> None:

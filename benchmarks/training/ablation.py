@@ -76,6 +76,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "rate 5e-4": ("train.learning_rate=5e-4",),
     "rate 2e-3": ("train.learning_rate=2e-3",),
     "visual tokens, rate 3e-3": (*TOKENS, "train.learning_rate=3e-3"),
+    "visual tokens, rate 1e-2": (*TOKENS, "train.learning_rate=1e-2"),
 }  # fmt: skip
 SAME = ("config", "steps", "images")
 """What rows of one table have in common."""
