@@ -56,12 +56,13 @@ class Model:
 
     def trained(self) -> dict[str, Any]:
         """How it became what it is: its run's folder says."""
-        run = read_run(self.folder.parent)
-        steps, looks = int(run.steps[-1]), int(run.samples[-1])
-        rate = load_config(str(self.folder.parent / CONFIG)).train.learning_rate
+        run, train = read_run(self.folder.parent), load_config(self.folder.parent / CONFIG).train
         return {
-            "steps": steps, "images_per_step": looks // steps, "learning_rate": rate, "loss": round(run.smooth[-1], 4),
-        }  # fmt: skip
+            "steps": int(run.steps[-1]),
+            "images_per_step": train.images_per_step,
+            "learning_rate": train.learning_rate,
+            "loss": round(run.smooth[-1], 4),
+        }
 
 
 def main() -> None:
