@@ -18,7 +18,7 @@ from PIL import Image
 from scipy import ndimage
 
 from vlora.data.formats import open_source
-from vlora.data.sets.nano import digits, scenes
+from vlora.data.sets.nano import digits, pairs, scenes
 from vlora.data.sets.nano.base import LEAST, SIZE, Picture, held_out, open_set
 from vlora.data.sets.nano.scenes import COLOURS, MORE_SHAPES, SHAPES
 from vlora.errors import InputError, MissingDependency
@@ -26,8 +26,8 @@ from vlora.errors import InputError, MissingDependency
 HELD_OUT = [f"{colour} {shape}" for colour, shape in held_out("scenes")]
 
 
-def pictures(split: str, count: int) -> list[Picture]:
-    drawn = open_set("scenes", split)  # type: ignore[arg-type]
+def pictures(split: str, count: int, name: str = "scenes") -> list[Picture]:
+    drawn = open_set(name, split)  # type: ignore[arg-type]
     return [drawn.picture(number) for number in range(count)]
 
 
@@ -54,8 +54,9 @@ def test_splits_differ() -> None:
     assert pictures("train", 1)[0].image.tobytes() != pictures("test", 1)[0].image.tobytes()
 
 
-def test_training_never_shows_or_names_what_is_held_out() -> None:
-    for picture in pictures("train", 1500):
+@pytest.mark.parametrize("name", ["scenes", "pairs"])
+def test_training_never_shows_or_names_what_is_held_out(name: str) -> None:
+    for picture in pictures("train", 1500, name):
         said = " ".join(f"{turn.question} {turn.answer}" for turn in picture.turns)
         assert not any(pair in said for pair in HELD_OUT)
 
@@ -84,19 +85,41 @@ def test_training_asks_more_often_for_colours_and_shapes_than_the_test() -> None
     assert share("train") > 0.33 > 0.25 > share("test")
 
 
-def test_every_test_scene_shows_something_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown: list[str] = []
-    paint = scenes._paint
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is painted, in words."""
+    seen: list[str] = []
+    paint = scenes.paint
 
     def watched(picture: Image.Image, thing: scenes.Thing, dice: random.Random) -> None:
-        shown.append(thing.words)
+        seen.append(thing.words)
         paint(picture, thing, dice)
 
-    monkeypatch.setattr(scenes, "_paint", watched)
+    for module in (scenes, pairs):
+        monkeypatch.setattr(module, "paint", watched)
+    return seen
+
+
+@pytest.mark.parametrize("name", ["scenes", "pairs"])
+def test_every_test_scene_shows_something_held_out(name: str, shown: list[str]) -> None:
     for number in range(300):
         shown.clear()
-        open_set("scenes", "test").picture(number)
+        open_set(name, "test").picture(number)
         assert set(shown) & set(HELD_OUT)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_pairs_are_two_things_asked_chiefly_for_how_they_stand(split: str, shown: list[str]) -> None:
+    asked = Counter[str]()
+    drawn = open_set("pairs", split)  # type: ignore[arg-type]
+    for number in range(300):
+        shown.clear()
+        picture = drawn.picture(number)
+        assert len(shown) == len({*shown}) == 2
+        assert LEAST <= len(picture.turns) == len({*picture.turns})
+        asked.update(turn.task for turn in picture.turns)
+    assert asked["scenes/relation"] + asked["scenes/side"] > 0.6 * asked.total()
+    assert {"scenes/colour", "scenes/shape", "scenes/place", "scenes/size"} <= {*asked}
 
 
 def blobs(picture: Picture) -> tuple[int, list[str]]:
@@ -134,9 +157,10 @@ SIDES = {
 }
 
 
-def test_a_relation_is_that_of_the_pixels() -> None:
+@pytest.mark.parametrize("name", ["scenes", "pairs"])
+def test_a_relation_is_that_of_the_pixels(name: str) -> None:
     asked = Counter[str]()
-    for picture in pictures("train", 600):
+    for picture in pictures("train", 600, name):
         for turn in picture.turns:
             claim = re.fullmatch(r"is the (\w+) \w+ (left|right|above|below)(?: of)? the (\w+) \w+\?", turn.question)
             found = re.fullmatch(r"where is the (\w+) \w+ from the (\w+) \w+\?", turn.question)
@@ -260,7 +284,7 @@ def test_as_a_source() -> None:
 
 
 def test_what_there_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="no part 'cats': choose from scenes, digits, emoji, stamps, clipart, texts"):
+    with pytest.raises(InputError, match="no part 'cats': choose from scenes, pairs, digits, emoji, stamps, clipart, texts"):
         open_source("nano", "cats")
     with pytest.raises(InputError, match="no split 'validation'"):
         open_source("nano", "scenes", split="validation")

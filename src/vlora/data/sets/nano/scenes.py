@@ -81,7 +81,7 @@ class Scenes(PictureSet):
         things = dice.choice((_few, _few, _many, _grid))(dice, self.pairs, needed)
         picture = plain_ground(dice)
         for thing in things:
-            _paint(picture, thing, dice)
+            paint(picture, thing, dice)
         return Picture(picture, tuple(_turns(things, self.pairs, dice, training=self.split == "train")))
 
 
@@ -93,7 +93,7 @@ SET = Scenes
 
 def _few(dice: random.Random, pairs: list[Pair], needed: Pair | None) -> list[Thing]:
     """One to four unlike shapes."""
-    return _placed(_unlike(dice, pairs, needed), dice, (11, 22))
+    return anywhere(_unlike(dice, pairs, needed), dice)
 
 
 def _many(dice: random.Random, pairs: list[Pair], needed: Pair | None) -> list[Thing]:
@@ -106,7 +106,16 @@ def _many(dice: random.Random, pairs: list[Pair], needed: Pair | None) -> list[T
 
 def _grid(dice: random.Random, pairs: list[Pair], needed: Pair | None) -> list[Thing]:
     """One to four unlike shapes in the nine cells of a grid."""
-    chosen = _unlike(dice, pairs, needed)
+    return in_cells(_unlike(dice, pairs, needed), dice)
+
+
+def anywhere(chosen: list[Pair], dice: random.Random) -> list[Thing]:
+    """Shapes of any size and place."""
+    return _placed(chosen, dice, (11, 22))
+
+
+def in_cells(chosen: list[Pair], dice: random.Random) -> list[Thing]:
+    """Shapes in the nine cells of a grid."""
     cell, things = SIZE / 3, list[Thing]()
     for (colour, shape), place in zip(chosen, dice.sample(range(9), len(chosen)), strict=True):
         x, y = (cell * (number + 0.5) + dice.uniform(-3, 3) for number in (place % 3, place // 3))
@@ -145,7 +154,7 @@ _OVER = 4
 """Painted so many times larger, for smooth edges."""
 
 
-def _paint(picture: Image.Image, thing: Thing, dice: random.Random) -> None:
+def paint(picture: Image.Image, thing: Thing, dice: random.Random) -> None:
     red, green, blue = (max(0, min(255, one + dice.randint(-14, 14))) for one in COLOURS[thing.colour])
     side = math.ceil(2 * thing.half)
     mask = Image.new("L", (side * _OVER, side * _OVER))
@@ -207,31 +216,31 @@ _CORNERS: dict[str, list[tuple[float, float]]] = {
 
 def _turns(things: list[Thing], pairs: list[Pair], dice: random.Random, training: bool) -> list[Turn]:
     asked: list[Callable[[], list[Turn]]] = [
-        lambda: _colour(things, dice),
-        lambda: _shape(things, dice),
-        lambda: _presence(things, pairs, dice),
-        lambda: _presence(things, pairs, dice),
-        lambda: _count(things, pairs, dice),
-        lambda: _count(things, pairs, dice),
-        lambda: _relation(things, dice),
-        lambda: _relation(things, dice),
-        lambda: _relation(things, dice),
-        lambda: _place(things, dice),
-        lambda: _place(things, dice),
-        lambda: _place(things, dice),
-        lambda: _size(things, dice),
-        lambda: _caption(things, dice),
+        lambda: ask_colour(things, dice),
+        lambda: ask_shape(things, dice),
+        lambda: ask_presence(things, pairs, dice),
+        lambda: ask_presence(things, pairs, dice),
+        lambda: ask_count(things, pairs, dice),
+        lambda: ask_count(things, pairs, dice),
+        lambda: ask_relation(things, dice),
+        lambda: ask_relation(things, dice),
+        lambda: ask_relation(things, dice),
+        lambda: ask_place(things, dice),
+        lambda: ask_place(things, dice),
+        lambda: ask_place(things, dice),
+        lambda: ask_size(things, dice),
+        lambda: ask_caption(things, dice),
     ]
     if training:
         # A colour and a shape again: a scene has more to say of where things are, and a step asks only some of its
         # turns. And what a relation and a comparison of sizes follow from: whether they hold is one bit, which tells a
         # model little about why.
-        asked += [lambda: _colour(things, dice), lambda: _shape(things, dice)] * 3
-        asked += [lambda: _side(things, dice), lambda: _places(things, dice)] * 2
-        asked += [lambda: _extent(things, dice)]
+        asked += [lambda: ask_colour(things, dice), lambda: ask_shape(things, dice)] * 3
+        asked += [lambda: ask_side(things, dice), lambda: ask_places(things, dice)] * 2
+        asked += [lambda: ask_extent(things, dice)]
     turns = dict.fromkeys(turn for ask in asked for turn in ask())
     while len(turns) < LEAST:
-        turns |= dict.fromkeys(_presence(things, pairs, dice))
+        turns |= dict.fromkeys(ask_presence(things, pairs, dice))
     return list(turns)
 
 
@@ -241,12 +250,12 @@ def _only(things: list[Thing]) -> list[Thing]:
     return [thing for thing in things if pairs.count(thing.pair) == 1]
 
 
-def _colour(things: list[Thing], dice: random.Random) -> list[Turn]:
+def ask_colour(things: list[Thing], dice: random.Random) -> list[Turn]:
     wordings = ("what color is the {}?", "what is the color of the {}?", "which color does the {} have?")
     return _follows("scenes/colour", [(thing.shape, thing.colour) for thing in things], wordings, dice)
 
 
-def _shape(things: list[Thing], dice: random.Random) -> list[Turn]:
+def ask_shape(things: list[Thing], dice: random.Random) -> list[Turn]:
     wordings = ("what shape is {}?", "what is the {} shape?", "which shape is {}?")
     return _follows("scenes/shape", [(thing.colour, thing.shape) for thing in things], wordings, dice)
 
@@ -264,7 +273,7 @@ def _follows(task: str, facts: list[tuple[str, str]], wordings: Sequence[str], d
     return [Turn(task, dice.choice(wordings).format(asked), answer)]
 
 
-def _presence(things: list[Thing], pairs: list[Pair], dice: random.Random) -> list[Turn]:
+def ask_presence(things: list[Thing], pairs: list[Pair], dice: random.Random) -> list[Turn]:
     """Is there one? Half of the answers are yes; a no often shares a colour or a shape with what there is."""
     truth = bool(things) and dice.random() < 0.5
     if truth:
@@ -277,7 +286,7 @@ def _presence(things: list[Thing], pairs: list[Pair], dice: random.Random) -> li
     return [Turn("scenes/yes-no", *yes_no(PRESENCE, truth, dice, thing=a(" ".join(pair))))]
 
 
-def _count(things: list[Thing], pairs: list[Pair], dice: random.Random) -> list[Turn]:
+def ask_count(things: list[Thing], pairs: list[Pair], dice: random.Random) -> list[Turn]:
     kind = dice.random()
     if kind < 0.3:
         words, count = "shapes", len(things)
@@ -296,7 +305,7 @@ def _count(things: list[Thing], pairs: list[Pair], dice: random.Random) -> list[
     return [Turn("scenes/count", question.format(words), str(count))]
 
 
-def _relation(things: list[Thing], dice: random.Random) -> list[Turn]:
+def ask_relation(things: list[Thing], dice: random.Random) -> list[Turn]:
     """Which of two sides of another thing, or whether it is one."""
     pair = _apart(things, dice)
     if not pair:
@@ -312,7 +321,7 @@ def _relation(things: list[Thing], dice: random.Random) -> list[Turn]:
     return [Turn("scenes/relation", f"is the {one.words} {first} or {second} the {other.words}?", side.split()[0])]
 
 
-def _side(things: list[Thing], dice: random.Random) -> list[Turn]:
+def ask_side(things: list[Thing], dice: random.Random) -> list[Turn]:
     """On which of the four sides of another thing."""
     pair = _apart(things, dice)
     if not pair:
@@ -344,7 +353,7 @@ def _side_of(one: Thing, other: Thing) -> str:
     return "above" if down < 0 else "below"
 
 
-def _place(things: list[Thing], dice: random.Random) -> list[Turn]:
+def ask_place(things: list[Thing], dice: random.Random) -> list[Turn]:
     """In which cell of the picture, where it is clearly in one."""
     fit = _clear(things)
     if not fit:
@@ -354,7 +363,7 @@ def _place(things: list[Thing], dice: random.Random) -> list[Turn]:
     return [Turn("scenes/place", question.format(thing.words), cell)]
 
 
-def _places(things: list[Thing], dice: random.Random) -> list[Turn]:
+def ask_places(things: list[Thing], dice: random.Random) -> list[Turn]:
     """The cells of two things in one answer."""
     fit = _clear(things)
     if len(fit) < 2:
@@ -377,7 +386,7 @@ def _cell(thing: Thing) -> str:
     return "middle" if row == column == 1 else f"{_ROWS[row]} {_COLUMNS[column]}"
 
 
-def _size(things: list[Thing], dice: random.Random) -> list[Turn]:
+def ask_size(things: list[Thing], dice: random.Random) -> list[Turn]:
     pair = _two(things, dice)
     if not pair:
         return []
@@ -390,7 +399,7 @@ def _size(things: list[Thing], dice: random.Random) -> list[Turn]:
     return [Turn("scenes/size", question, winner.words)]
 
 
-def _extent(things: list[Thing], dice: random.Random) -> list[Turn]:
+def ask_extent(things: list[Thing], dice: random.Random) -> list[Turn]:
     """Of one thing, where it is clearly small or large."""
     fit = [thing for thing in _only(things) if not _SMALL < thing.half < _LARGE]
     if not fit:
@@ -404,7 +413,7 @@ _SMALL, _LARGE = 12.5, 15.5
 """Halves of a side, in pixels, up to which a thing is small and from which it is large."""
 
 
-def _caption(things: list[Thing], dice: random.Random) -> list[Turn]:
+def ask_caption(things: list[Thing], dice: random.Random) -> list[Turn]:
     question = dice.choice(("describe the picture.", "what do you see?"))
     if not things:
         return [Turn("scenes/caption", question, "nothing")]

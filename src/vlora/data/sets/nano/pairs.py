@@ -1,0 +1,57 @@
+"""Pairs: scenes of two unlike shapes, asked chiefly for how the two stand to each other.
+
+For training: the suite asks for relations among all of `scenes`. Whether one thing is left of another takes finding
+both, and says one bit about either; among up to six things and a dozen kinds of questions that was hardly learned, from
+20 000 texts of this kind it was.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from .base import Picture, Turn
+from .canvas import plain_ground
+from .scenes import (
+    Scenes,
+    Thing,
+    anywhere,
+    ask_colour,
+    ask_place,
+    ask_relation,
+    ask_shape,
+    ask_side,
+    ask_size,
+    in_cells,
+    paint,
+)
+
+
+class Pairs(Scenes):
+    """Two shapes each."""
+
+    name = "pairs"
+
+    def draw(self, dice: random.Random, number: int) -> Picture:
+        """See `PictureSet`."""
+        chosen = dice.sample(self.pairs, 2)
+        if self.needed:
+            chosen[dice.randrange(2)] = dice.choice([pair for pair in self.needed if pair not in chosen])
+        things = dice.choice((anywhere, in_cells))(chosen, dice)
+        picture = plain_ground(dice)
+        for thing in things:
+            paint(picture, thing, dice)
+        return Picture(picture, tuple(dict.fromkeys(turn for ask in ASKED for turn in ask(things, dice))))
+
+
+SET = Pairs
+
+ASKED: tuple[Callable[[list[Thing], random.Random], list[Turn]], ...] = (
+    *[ask_relation] * 6,
+    *[ask_side] * 2,
+    ask_colour,
+    ask_shape,
+    ask_place,
+    ask_size,
+)
+"""What is asked of each, and how often."""
