@@ -1,8 +1,8 @@
 """Pairs: scenes of two unlike shapes, asked chiefly for how the two stand to each other.
 
 For training: the suite asks for relations among all of `scenes`. Whether one thing is left of another takes finding
-both, and says one bit about either; among up to six things and a dozen kinds of questions that was hardly learned, from
-20 000 texts of this kind it was.
+both, and says one bit about either. Among other kinds of scenes and questions it was hardly learned; 20 000 texts about
+two things were enough (docs/log.md).
 """
 
 from __future__ import annotations
