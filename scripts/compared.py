@@ -89,13 +89,13 @@ def main() -> None:
 def given(arguments: argparse.Namespace) -> Iterator[Model]:
     """The models that the command names."""
     if arguments.static_lora:
-        eyes = vlora.load(arguments.static_lora, device="cpu")
+        eyes = vlora.load(arguments.static_lora, device="cpu", views=1)
         yield Model("static-lora", arguments.static_lora, blind(of_eyes(eyes)), eyes.processor)
     if arguments.visual_tokens:
         model, processor = load_baseline(arguments.visual_tokens, "cpu")
         yield Model("visual-tokens", arguments.visual_tokens, of_baseline(model, processor), processor)
     if arguments.weights:
-        eyes = vlora.load(arguments.weights, device="cpu")
+        eyes = vlora.load(arguments.weights, device="cpu", views=1)
         yield Model("weights", arguments.weights, of_eyes(eyes), eyes.processor)
 
 

@@ -144,7 +144,7 @@ def asked(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         model, processor = load_baseline(folder)
         answers, bridge = of_baseline(model, processor), model.model.multi_modal_projector
     else:
-        eyes = vlora.load(folder)
+        eyes = vlora.load(folder, views=1)
         answers, processor, bridge = of_eyes(eyes), eyes.processor, eyes.model.model.generator
     result = evaluate(
         answers,

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from transformers import AutoProcessor, AutoTokenizer, PreTrainedConfig
 
 from .api import Eyes
-from .errors import CheckpointError, ModelNotFound, UnsupportedModel, VLoRAError
+from .errors import CheckpointError, InputError, ModelNotFound, UnsupportedModel, VLoRAError
 from .model import VLoRAConfig, VLoRAForConditionalGeneration, VLoRAProcessor, register
 from .model.assemble import (
     GENERATOR_FILE,
@@ -34,6 +34,7 @@ def load(
     language_model: str | Path | None = None,
     vision: str | Path | None = None,
     device: str | torch.device | None = None,
+    views: int | None = None,
 ) -> Eyes:
     """Load a model with its processor.
 
@@ -42,8 +43,10 @@ def load(
         language_model: for a generator-only checkpoint, where its language model is; default: where it was.
         vision: likewise, its vision encoder.
         device: default: a GPU if there is one.
+        views: look at an image so many times, with the first of the model's own `VLoRAConfig.views`; default: all.
 
     Raises:
+        InputError: more views than the model has, or none.
         ModelNotFound: no such name or folder.
         CheckpointError: weights missing, damaged, or for other models.
         UnsupportedModel: a model of another kind.
@@ -56,7 +59,17 @@ def load(
         model, processor = _load_with_parts(folder, language_model, vision)
     else:
         model, processor = _load_full(str(name), folder)
+    if views is not None:
+        _look_less(model.config, views)
     return Eyes(model.to(target), processor, name=str(name))  # type: ignore[arg-type]
+
+
+def _look_less(config: VLoRAConfig, views: int) -> None:
+    if not 1 <= views <= len(config.views):
+        raise InputError(
+            f"{views} views of an image are not possible: give 1 to {len(config.views)}, as many as this model has."
+        )
+    config.views = config.views[:views]
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,8 @@ def test_every_option_reaches_the_bill(run: Run) -> None:
 def test_checkpoints(run: Run, tiny: Path) -> None:
     nano = json.loads(run("cost", "--model", "nano", "--json").stdout)
     assert nano["parameters"]["language_model"] == 134_515_008
+    assert nano["shapes"]["views"] == 5
+    assert "nano looks through nano, 5 times at an image, and wears" in run("cost", "--model", "nano").stdout
     assert nano == json.loads(run("cost", "--llm", "nano", "--json").stdout)
     facts = json.loads(run("cost", "--model", tiny, "--json").stdout)
     assert facts["shapes"]["generator"]["worn_layers"] == [0, 1]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import vlora
 from tests.cli.conftest import Process, Run, one_sentence
 from vlora.api import Eyes
 
@@ -135,6 +138,24 @@ def test_an_album_names_its_model(run: Run, album: Path, monkeypatch: pytest.Mon
     run("ask", album, "what?", "--all", "--max-new-tokens", 1)
     run("ask", album, "what?", "--all", "--max-new-tokens", 1, "--model", tiny)
     assert asked == ["nano", str(tiny)]
+
+
+def test_an_album_of_fewer_views_is_of_the_same_model(run: Run, photos: Path, tmp_path: Path, tiny: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny, model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"views": [[0, 0], [3, 0]]}))
+    kept: list[torch.Tensor] = []
+    for views in (2, 1):
+        folder = tmp_path / f"album-{views}"
+        done = run("encode", photos, "-o", folder, "--workers", 0, "--model", model, "--views", views)
+        assert done.exit_code == 0, done.output
+        kept.append(vlora.album.open(folder)["0.png"].values)
+        answered = run("ask", folder, "what?", "--select", "0.png", "--max-new-tokens", 1, "--model", model)
+        assert answered.exit_code == 0, answered.output
+    assert not torch.allclose(*kept)
+    with Image.open(photos / "0.png") as picture:
+        torch.testing.assert_close(vlora.load(model, views=1, device="cpu").perceive(picture).values, kept[1])
 
 
 @pytest.mark.slow

@@ -124,6 +124,14 @@ def test_suite_without_such_a_task(run: Run) -> None:
     assert "There is no task scenes/smell: choose from easy-vqa, scenes/colour" in said
 
 
+@pytest.mark.parametrize("arguments", [("nano-suite", "--only", "scenes/colour"), ("easy-vqa",)])
+def test_more_views_than_the_model_has(run: Run, tiny: Path, arguments: tuple[str, ...]) -> None:
+    said = one_sentence(run("evaluate", *arguments, "--limit", 4, "--model", tiny, "--views", 2))
+    assert "2 views of an image are not possible: give 1 to 1, as many as this model has" in said
+    once = run("evaluate", *arguments, "--limit", 4, "--model", tiny, "--views", 1, "--control", "none", "--json")
+    assert (once.exit_code, once.stderr) == (0, "")
+
+
 def test_nano(process: Process) -> None:
     done = process("evaluate", "easy-vqa", "--limit", 20, "--json")
     assert (done.returncode, done.stderr) == (0, "")

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 Model = Annotated[str, typer.Option(help="nano, a folder with a checkpoint, or a hub id.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...; a GPU if there is one.")]
+Views = Annotated[
+    int | None, typer.Option(min=1, help="Look at an image so many times; default: as often as the model does.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 _DEVICE = re.compile(r"(cpu|cuda|mps|xpu)(:\d+)?")
@@ -37,11 +40,11 @@ class Answer:
     answer_ms: float
 
 
-def load_eyes(model: str, device: str | None) -> tuple[Eyes, float]:
+def load_eyes(model: str, device: str | None, views: int | None = None) -> tuple[Eyes, float]:
     """Load a model, and tell how long it took, in milliseconds.
 
     Raises:
-        InputError: no such device.
+        InputError: no such device, or more views than the model has.
         VLoRAError: as `vlora.load`.
     """
     if device is not None and not _DEVICE.fullmatch(device):
@@ -56,7 +59,7 @@ def load_eyes(model: str, device: str | None) -> tuple[Eyes, float]:
         _check_device(device)
     if model == "nano":
         _prepare_nano()
-    eyes = load(model, device=device)
+    eyes = load(model, device=device, views=views)
     return eyes, milliseconds(started)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+from ..errors import InputError
 from ._eyes import load_eyes
 from ._output import out, say
 
@@ -16,6 +17,7 @@ def measure(
     model: str,
     device: str | None,
     *,
+    views: int | None = None,
     limit: int | None,
     only: Sequence[str] | None,
     controls: Sequence[str] | None,
@@ -33,10 +35,12 @@ def measure(
     from ..nano.compared import compared
 
     if is_baseline(model):
+        if views is not None:
+            raise InputError(f"{model} has visual tokens and looks once: leave --views out.")
         baseline, processor = load_baseline(model, device)
         answers = of_baseline(baseline, processor, batch_size=batch_size)
     else:
-        eyes = load_eyes(model, device)[0]
+        eyes = load_eyes(model, device, views)[0]
         answers, processor = of_eyes(eyes, batch_size=batch_size), eyes.processor
 
     with bar as progress:

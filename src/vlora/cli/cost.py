@@ -140,7 +140,9 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def _show(bill: Bill) -> None:
     inputs, ratios, parameters, training = bill.inputs, bill.ratios, bill.parameters, bill.training
-    say(f"{inputs.llm} looks through {inputs.vision}, and wears {_worn(bill)}")
+    views = bill.shapes.views
+    often = f", {views} times at an image," if views > 1 else ","
+    say(f"{inputs.llm} looks through {inputs.vision}{often} and wears {_worn(bill)}")
     out().print(_work_table(bill))
     say(
         f"first token  {ratios.first_token:.1%} of the FLOPs of the visual-token model; "

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ._eyes import AsJson, Device, Model, load_eyes
+from ._eyes import AsJson, Device, Model, Views, load_eyes
 from ._output import INCOMPLETE, command, err, note, print_json, say
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def encode(
     album: Annotated[Path, typer.Option("--output", "-o", metavar="ALBUM", help="The album, made if need be.")],
     model: Model = "nano",
     device: Device = None,
+    views: Views = None,
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes that decode; default: one for each further core, at most 8.")
     ] = None,
@@ -53,7 +54,7 @@ def encode(
     if ray is not None:
         require_ray()
     name = _name(model)
-    eyes, _ = load_eyes(name, device)
+    eyes, _ = load_eyes(name, device, views)
     wishes: dict[str, Any] = {
         "batch_size": batch_size,
         "workers": workers,
@@ -65,7 +66,7 @@ def encode(
         if ray is None:
             report = albums.encode(eyes, paths, album, progress=progress, **wishes)
         else:
-            again = functools.partial(loading.load, name, device=device)
+            again = functools.partial(loading.load, name, device=device, views=views)
             report = encode_on_cluster(eyes, paths, album, address=ray, load=again, progress=progress, **wishes)
     if as_json:
         print_json(report.to_dict())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..errors import InputError
-from ._eyes import AsJson, Device, Model, load_eyes
+from ._eyes import AsJson, Device, Model, Views, load_eyes
 from ._output import command, err, out, print_json, say
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def evaluate(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions at a time.")] = 64,
     device: Device = None,
+    views: Views = None,
     save: Annotated[Path | None, typer.Option(help="Write a JSON line for each question to this file.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -58,13 +59,21 @@ def evaluate(
 
         controls = None if control is None else () if control == "none" else (control,)
         facts, rows = measure(
-            model, device, limit=limit, only=only, controls=controls, seed=seed, batch_size=batch_size, bar=_progress()
+            model,
+            device,
+            views=views,
+            limit=limit,
+            only=only,
+            controls=controls,
+            seed=seed,
+            batch_size=batch_size,
+            bar=_progress(),
         )
         table = show
     else:
         if only:
             raise InputError("--only chooses tasks of nano-suite: leave it out.")
-        facts, rows, table = _easy_vqa(model, device, split, control or "none", limit, seed, batch_size)
+        facts, rows, table = _easy_vqa(model, device, views, split, control or "none", limit, seed, batch_size)
     if save is not None:
         _write(rows, save)
         facts["answers_file"] = str(save)
@@ -75,11 +84,18 @@ def evaluate(
 
 
 def _easy_vqa(
-    model: str, device: str | None, split: Split, control: Control, limit: int | None, seed: int, batch_size: int
+    model: str,
+    device: str | None,
+    views: int | None,
+    split: Split,
+    control: Control,
+    limit: int | None,
+    seed: int,
+    batch_size: int,
 ) -> tuple[dict[str, Any], Sequence[Any], Callable[[dict[str, Any]], None]]:
     from ..evaluate.easy_vqa import evaluate as run
 
-    eyes = None if control == "question-only" else load_eyes(model, device)[0]
+    eyes = None if control == "question-only" else load_eyes(model, device, views)[0]
     with _progress() as progress:
         result = run(
             eyes, split=split, control=control, limit=limit, seed=seed, batch_size=batch_size, progress=progress

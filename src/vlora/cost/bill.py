@@ -47,11 +47,19 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Shapes:
-    """The three parts, as sizes."""
+    """The three parts, as sizes.
+
+    Args:
+        language_model: the decoder.
+        encoder: of images.
+        generator: of weights.
+        views: how often a VLoRA model looks at an image when it answers; in training it looks once.
+    """
 
     language_model: LanguageModel
     encoder: Encoder
     generator: Generator
+    views: int = 1
 
 
 @dataclass(frozen=True)
@@ -74,8 +82,8 @@ class Inference:
     """FLOPs of Q questions about one image.
 
     Args:
-        encoder: the vision encoder, once.
-        bridge: the generator, or the projector, once.
+        encoder: the vision encoder, once, or once for each view.
+        bridge: the generator, or the projector, once; the generator's trunk once for each view.
         prefix: visual tokens that are prefilled once, for all questions; 0 unless they are kept in a cache.
         prefill: the prompt of one question (and its visual tokens, unless they are cached).
         wearing: what of `prefill` is the low-rank path.
@@ -258,7 +266,8 @@ def read_shapes(
     decoder = language_model(text_part(language.config))
     tower = encoder(vision_part(eyes.config), select=select)
     written = generator(_with_options(base, options or {}), decoder, tower)
-    return Shapes(decoder, tower, written), (language.name, eyes.name)
+    views = 1 if whole is None else len(whole.config.views)
+    return Shapes(decoder, tower, written, views), (language.name, eyes.name)
 
 
 def _with_options(base: GeneratorConfig, options: dict[str, Any]) -> GeneratorConfig:
@@ -313,8 +322,8 @@ def vlora_inference(shapes: Shapes, inputs: Inputs) -> Inference:
     wearing = formulas.wearing_macs(weights, text)
     return _inference(
         inputs,
-        encoder=formulas.encoder_macs(shapes.encoder),
-        bridge=formulas.generator_macs(weights),
+        encoder=shapes.views * formulas.encoder_macs(shapes.encoder),
+        bridge=formulas.generator_macs(weights, shapes.views),
         prefill=formulas.llm_macs(llm, text, text, _prefill_logits(inputs, text)) + wearing,
         wearing=wearing,
         decode=formulas.decoding_macs(llm, text, 1) + formulas.wearing_macs(weights, 1),
@@ -401,7 +410,7 @@ def _parameters(shapes: Shapes) -> Parameters:
 def _state(shapes: Shapes, inputs: Inputs) -> State:
     item = DTYPES[inputs.dtype]
     return State(
-        features=formulas.feature_bytes(shapes.generator, item),
+        features=shapes.views * formulas.feature_bytes(shapes.generator, item),
         visual_parameters=formulas.visual_parameters_bytes(shapes.generator, item),
         perceptual_weights=formulas.perceptual_weights_bytes(shapes.generator, item),
         kv_cache=formulas.kv_cache_bytes(shapes.language_model, inputs.visual_tokens, item),

@@ -106,12 +106,12 @@ def head_macs(generator: Generator) -> int:
     return sum(mixtures * d * k * r + width * k * r for width in widths)
 
 
-def generator_macs(generator: Generator) -> int:
-    """Features of one image to its perceptual weights.
+def generator_macs(generator: Generator, views: int = 1) -> int:
+    """Features of one image, looked at so many times, to its perceptual weights.
 
-    feature_projection + trunk + head
+    views · (feature_projection + trunk) + head
     """
-    return feature_projection_macs(generator) + trunk_macs(generator) + head_macs(generator)
+    return views * (feature_projection_macs(generator) + trunk_macs(generator)) + head_macs(generator)
 
 
 def trunk_parameters(generator: Generator) -> int:

@@ -13,6 +13,7 @@ from .weights import FACTORS, TARGETS
 QUERY_MODES = ("separate", "joint")
 HEADS = ("linear", "dictionary")
 PLACEHOLDERS = ("erase", "mask")
+ONE_VIEW = ((0, 0),)
 
 
 class GeneratorConfig(PreTrainedConfig):
@@ -131,6 +132,9 @@ class VLoRAConfig(PreTrainedConfig):
         vision_feature_layer: which hidden states of the encoder are the features; -2 is the last but one.
             Ignored by encoders that give one map only.
         vision_feature_select_strategy: `default` drops the class token, `full` keeps every position.
+        views: how an image is looked at, each time moved by so many pixels to the right and down; what it is seen as
+            is the mean. Training looks once, with the first. Several cost the encoder and the generator's trunk as
+            many times, and the language model nothing.
         image_placeholder: `erase` leaves no trace of the image in the text; `mask` keeps one position with token
             id 0 that no other position attends to, as the authors' checkpoints expect.
         image_token_id: the token that marks that position; only `mask` needs it.
@@ -150,6 +154,7 @@ class VLoRAConfig(PreTrainedConfig):
     generator_config: Any = None
     vision_feature_layer: int = -2
     vision_feature_select_strategy: str = "default"
+    views: Sequence[Sequence[int]] = ONE_VIEW
     image_placeholder: str = "erase"
     image_token_id: int | None = None
     image_token: str = "<image>"
@@ -168,7 +173,11 @@ class VLoRAConfig(PreTrainedConfig):
             if part._attn_implementation is None:
                 part._attn_implementation = attention
         self.tie_word_embeddings = bool(self.text_config.tie_word_embeddings)
+        self.views = tuple(tuple(view) for view in self.views)
         problems: list[str] = []
+        if not self.views or any(len(view) != 2 for view in self.views):
+            given = [list(view) for view in self.views]
+            problems.append(f"views: {given} must be one or more pairs of pixels, [right, down], such as [[0, 0]]")
         if self.image_placeholder not in PLACEHOLDERS:
             problems.append(f"image_placeholder: {self.image_placeholder!r} is not one of {', '.join(PLACEHOLDERS)}")
         if self.image_placeholder == "mask" and self.image_token_id is None:

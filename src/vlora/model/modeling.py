@@ -22,7 +22,7 @@ from .inject import Wearer, check_supported, find_places, for_reentrant_checkpoi
 from .loss import supervised_loss
 from .merge import merge, unmerge
 from .packing import packing_of
-from .vision import encode, feature_shape
+from .vision import encode, feature_shape, shifted
 from .weights import PerceptualWeights, VisualParameters
 
 
@@ -107,14 +107,18 @@ class VLoRAModel(VLoRAPreTrainedModel):
         self.language_model.set_input_embeddings(value)
 
     def get_image_features(self, pixel_values: Tensor, **_: Any) -> BaseModelOutputWithPooling:
-        """Features `[image, patch, vision_dim]` as `last_hidden_state`, visual parameters as `pooler_output`."""
-        features = self._features(pixel_values)
+        """Features `[image, patch, vision_dim]` as `last_hidden_state`, visual parameters as `pooler_output`.
+
+        The features are those of the first view, the visual parameters those of all (see `VLoRAConfig.views`).
+        """
+        images = len(pixel_values)
+        features = self._features(self._views(pixel_values))
         return BaseModelOutputWithPooling(
-            last_hidden_state=features, pooler_output=self.generator.perceive(features).values
+            last_hidden_state=features[:images], pooler_output=self._perceived(features, images).values
         )
 
     def perceive(self, pixel_values: Tensor) -> VisualParameters:
-        """`[image, 3, height, width]` -> visual parameters, one sample per image.
+        """`[image, 3, height, width]` -> visual parameters, one sample per image: the mean over `VLoRAConfig.views`.
 
         Raises:
             InputError: the generator is offloaded, or the images are of another size.
@@ -124,7 +128,7 @@ class VLoRAModel(VLoRAPreTrainedModel):
                 "The generator is offloaded, which it cannot be, as every worn layer reads it: give "
                 '"model.generator" a device of its own in device_map.'
             )
-        return self.generator.perceive(self._features(pixel_values))
+        return self._perceived(self._features(self._views(pixel_values)), len(pixel_values))
 
     def expand(self, visual_parameters: VisualParameters) -> PerceptualWeights:
         """Visual parameters -> perceptual weights."""
@@ -292,6 +296,18 @@ class VLoRAModel(VLoRAPreTrainedModel):
         parts = (*self.vision_tower.parameters(), *self.generator.parameters())
         entries = [parameter.reshape(-1)[:1].sum().to(hidden) for parameter in parts if parameter.requires_grad]
         return hidden + 0 * torch.stack(entries).sum() if entries else hidden
+
+    def _views(self, pixel_values: Tensor) -> Tensor:
+        """`[image, 3, height, width]` -> `[view * image, 3, height, width]`, all images in the first view first."""
+        views = self.config.views[:1] if self.training else self.config.views
+        return torch.cat([shifted(pixel_values, *view) for view in views])
+
+    def _perceived(self, features: Tensor, images: int) -> VisualParameters:
+        """Features of all views -> the mean of what is seen in them."""
+        seen = self.generator.perceive(features)
+        if len(seen) == images:
+            return seen
+        return VisualParameters(seen.values.unflatten(0, (-1, images)).mean(0))
 
     def _features(self, pixel_values: Tensor) -> Tensor:
         config = self.config

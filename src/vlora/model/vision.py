@@ -35,6 +35,16 @@ def encode(vision_tower: nn.Module, pixel_values: Tensor, *, feature_layer: int,
     return states[:, states.shape[1] - patches :]
 
 
+def shifted(pixel_values: Tensor, right: int, down: int) -> Tensor:
+    """Pixels `[..., height, width]` moved by so many to the right and down; those at the border are repeated."""
+    if not right and not down:
+        return pixel_values
+    height, width = pixel_values.shape[-2:]
+    rows = (torch.arange(height, device=pixel_values.device) - down).clamp(0, height - 1)
+    columns = (torch.arange(width, device=pixel_values.device) - right).clamp(0, width - 1)
+    return pixel_values[..., rows[:, None], columns]
+
+
 def takes_layers(config: PreTrainedConfig) -> bool:
     """Whether the encoder is a transformer with a choice of layers."""
     return hasattr(config, "num_attention_heads") and hasattr(config, "patch_size")

@@ -34,6 +34,9 @@ class ModelSection(_Section):
     )
     vision_feature_layer: int = -2
     vision_feature_select_strategy: Literal["default", "full"] = "default"
+    views: tuple[tuple[int, int], ...] = Field(
+        ((0, 0),), description="how the trained model looks: [right, down] in pixels, once each; training looks once"
+    )
     chat_template: str | None = Field(None, description="Jinja; None keeps the language model's")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="precision of the frozen language model")
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"

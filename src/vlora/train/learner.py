@@ -212,6 +212,7 @@ def _from_parts(config: TrainConfig) -> Learner:
         generator=GeneratorConfig(**section.generator),
         vision_feature_layer=section.vision_feature_layer,
         vision_feature_select_strategy=section.vision_feature_select_strategy,
+        views=section.views,
     )
     processor = VLoRAProcessor(
         image_processor=image_processor,

@@ -57,6 +57,7 @@ def model_config(config: TrainConfig) -> VLoRAConfig:
         generator_config=GeneratorConfig(**section.generator),
         vision_feature_layer=section.vision_feature_layer,
         vision_feature_select_strategy=section.vision_feature_select_strategy,
+        views=section.views,
     )
 
 
