@@ -38,16 +38,19 @@ def test_pixels_move_and_those_at_the_border_are_repeated(right: int, down: int)
 
 
 @pytest.mark.parametrize("options", KINDS)
+@pytest.mark.parametrize("count", [3, 20, 33])  # all views in one pass, in two, in one each
 @torch.no_grad()
-def test_what_is_seen_is_the_mean_over_the_views(options: dict[str, Any], device: str) -> None:
-    model, pixels = _looking(device, **options), images(3).to(device)
+def test_what_is_seen_is_the_mean_over_the_views(options: dict[str, Any], count: int, device: str) -> None:
+    model, pixels = _looking(device, **options), images(count).to(device)
     seen = model.perceive(pixels).values
-    assert torch.equal(model.get_image_features(pixels).pooler_output, seen)
+    every: Any = model.get_image_features(pixels)
+    assert torch.equal(every.pooler_output, seen)
     model.config.views = ((0, 0),)
     alone = [model.perceive(shifted(pixels, *view)).values for view in VIEWS]
     torch.testing.assert_close(seen, torch.stack(alone).mean(0), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(alone[0], alone[1], atol=1e-3)
-    assert model.get_image_features(pixels).last_hidden_state.shape[0] == 3
+    first: Any = model.get_image_features(pixels)
+    torch.testing.assert_close(every.last_hidden_state, first.last_hidden_state)
 
 
 @torch.no_grad()

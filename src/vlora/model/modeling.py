@@ -25,6 +25,9 @@ from .packing import packing_of
 from .vision import encode, feature_shape, shifted
 from .weights import PerceptualWeights, VisualParameters
 
+_IMAGES_IN_A_PASS = 32
+"""Views that go through the encoder together, unless there are more images than that."""
+
 
 @dataclass
 class VLoRAModelOutput(BaseModelOutputWithPast):
@@ -111,11 +114,8 @@ class VLoRAModel(VLoRAPreTrainedModel):
 
         The features are those of the first view, the visual parameters those of all (see `VLoRAConfig.views`).
         """
-        images = len(pixel_values)
-        features = self._features(self._views(pixel_values))
-        return BaseModelOutputWithPooling(
-            last_hidden_state=features[:images], pooler_output=self._perceived(features, images).values
-        )
+        features, seen = self._look(pixel_values)
+        return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=seen.values)
 
     def perceive(self, pixel_values: Tensor) -> VisualParameters:
         """`[image, 3, height, width]` -> visual parameters, one sample per image: the mean over `VLoRAConfig.views`.
@@ -128,7 +128,7 @@ class VLoRAModel(VLoRAPreTrainedModel):
                 "The generator is offloaded, which it cannot be, as every worn layer reads it: give "
                 '"model.generator" a device of its own in device_map.'
             )
-        return self._perceived(self._features(self._views(pixel_values)), len(pixel_values))
+        return self._look(pixel_values)[1]
 
     def expand(self, visual_parameters: VisualParameters) -> PerceptualWeights:
         """Visual parameters -> perceptual weights."""
@@ -297,17 +297,15 @@ class VLoRAModel(VLoRAPreTrainedModel):
         entries = [parameter.reshape(-1)[:1].sum().to(hidden) for parameter in parts if parameter.requires_grad]
         return hidden + 0 * torch.stack(entries).sum() if entries else hidden
 
-    def _views(self, pixel_values: Tensor) -> Tensor:
-        """`[image, 3, height, width]` -> `[view * image, 3, height, width]`, all images in the first view first."""
+    def _look(self, pixel_values: Tensor) -> tuple[Tensor, VisualParameters]:
+        """The features of the first view, and the mean of what is seen in all of them."""
         views = self.config.views[:1] if self.training else self.config.views
-        return torch.cat([shifted(pixel_values, *view) for view in views])
-
-    def _perceived(self, features: Tensor, images: int) -> VisualParameters:
-        """Features of all views -> the mean of what is seen in them."""
-        seen = self.generator.perceive(features)
-        if len(seen) == images:
-            return seen
-        return VisualParameters(seen.values.unflatten(0, (-1, images)).mean(0))
+        images = len(pixel_values)
+        # Few images share a pass; many do not, which takes a CPU longer and needs the memory of all views at once.
+        passes = torch.cat([shifted(pixel_values, *view) for view in views]).split(max(images, _IMAGES_IN_A_PASS))
+        looks = [self._features(part) for part in passes]
+        seen = torch.cat([self.generator.perceive(features).values for features in looks])
+        return looks[0][:images], VisualParameters(seen.unflatten(0, (len(views), images)).mean(0))
 
     def _features(self, pixel_values: Tensor) -> Tensor:
         config = self.config
