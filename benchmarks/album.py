@@ -1,6 +1,7 @@
 """What an album costs, and what it saves, on nano and this machine.
 
     .venv/bin/python benchmarks/album.py [--images 256] [--rounds 5] [--entries 100000] [--threads 2] [--workers 1]
+        [--views 1]
 
     encoding    images/s of `encode` against decoding, hashing and preparing the same files without a model
     bytes       of one image: as visual parameters in each precision, as perceptual weights, as features, as the keys
@@ -58,9 +59,10 @@ def main() -> None:
     parser.add_argument("--dtype", choices=PRECISIONS, default="int8", help="of the synthetic entries")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--views", type=int, help="looks at an image; default: as many as nano has")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    eyes = vlora.load("nano", device="cpu")
+    eyes = vlora.load("nano", device="cpu", views=arguments.views)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         photos = draw(folder / "photos", arguments.images)
