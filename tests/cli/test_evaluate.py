@@ -111,11 +111,21 @@ def test_suite_as_text(run: Run) -> None:
     ("arguments", "said"),
     [
         (("nano-suite", "--split", "train"), "has the split test only"),
-        (("easy-vqa", "--only", "scenes/colour"), "--only chooses tasks of nano-suite"),
+        (("easy-vqa", "--only", "scenes/colour"), "--only chooses among what nano-suite asks"),
+        (("easy-vqa", "--first", 7), "--first chooses among what nano-suite asks"),
     ],
 )
 def test_suite_usage(run: Run, arguments: tuple[str, ...], said: str) -> None:
     assert said in one_sentence(run("evaluate", *arguments))
+
+
+@pytest.mark.usefixtures("loaded")
+def test_suite_from_another_picture_on(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    facts = json.loads(run(*SUITE, "--first", 50_000, "--control", "none", "--save", path, "--json").stdout)
+    assert facts["first"] == 50_000
+    numbers = [int(json.loads(line)["image"].rsplit("/", 1)[1]) for line in path.read_text().splitlines()]
+    assert min(numbers) >= 50_000
 
 
 @pytest.mark.usefixtures("loaded")

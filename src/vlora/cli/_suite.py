@@ -18,6 +18,7 @@ def measure(
     device: str | None,
     *,
     views: int | None = None,
+    first: int = 0,
     limit: int | None,
     only: Sequence[str] | None,
     controls: Sequence[str] | None,
@@ -52,9 +53,10 @@ def measure(
             limit=limit,
             controls=CONTROLS if controls is None else controls,
             seed=seed,
+            first=first,
             progress=progress,
         )
-    facts = result.to_dict()
+    facts = result.to_dict() | ({"first": first} if first else {})
     return compared(facts) if model == "nano" else facts, result.rows
 
 

@@ -35,6 +35,12 @@ def evaluate(
     only: Annotated[
         list[str] | None, typer.Option(metavar="TASK", help="Only this task of nano-suite; repeatable.")
     ] = None,
+    first: Annotated[
+        int,
+        typer.Option(
+            min=0, metavar="N", help="Of nano-suite: pictures from number N on. Choose by some, measure by others."
+        ),
+    ] = 0,
     seed: Annotated[int, typer.Option(help="Of the sample and of the shuffled images.")] = 0,
     control: Annotated[
         Literal["none", "shuffled", "no-image", "question-only"] | None,
@@ -62,6 +68,7 @@ def evaluate(
             model,
             device,
             views=views,
+            first=first,
             limit=limit,
             only=only,
             controls=controls,
@@ -71,8 +78,9 @@ def evaluate(
         )
         table = show
     else:
-        if only:
-            raise InputError("--only chooses tasks of nano-suite: leave it out.")
+        for option, given in (("--only", only), ("--first", first)):
+            if given:
+                raise InputError(f"{option} chooses among what nano-suite asks: leave it out.")
         facts, rows, table = _easy_vqa(model, device, views, split, control or "none", limit, seed, batch_size)
     if save is not None:
         _write(rows, save)

@@ -147,6 +147,7 @@ def evaluate(
     limit: int | None = None,
     controls: Sequence[str] = CONTROLS,
     seed: int = 0,
+    first: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Result:
     """Ask everything, with and without the right image.
@@ -159,6 +160,7 @@ def evaluate(
         limit: items of each task; None for `ITEMS`, and all of easy-VQA.
         controls: of `CONTROLS`.
         seed: of the shuffled images, and of a sample of easy-VQA.
+        first: number of the first picture, see `items`.
         progress: told how many questions are answered, and of how many.
 
     Raises:
@@ -167,7 +169,7 @@ def evaluate(
     """
     _check(tasks, TARGETS, "task")
     _check(controls, CONTROLS, "control")
-    asked = items(tasks, limit, seed=seed)
+    asked = items(tasks, limit, seed=seed, first=first)
     runs = [name for name in ("none", *controls) if name != "question-only"]
     total, done = len(runs) * sum(map(len, asked.values())), 0
     scores: dict[str, dict[str, Score]] = {}
@@ -193,8 +195,15 @@ def evaluate(
     return Result(model, time.perf_counter() - started, scores, tuple(rows))
 
 
-def items(tasks: Sequence[str], limit: int | None, *, seed: int = 0) -> dict[str, list[Item]]:
+def items(tasks: Sequence[str], limit: int | None, *, seed: int = 0, first: int = 0) -> dict[str, list[Item]]:
     """Items of each task, pictures in the order of their numbers.
+
+    Args:
+        tasks: of `TARGETS`.
+        limit: items of each task; None for `ITEMS`, and all of easy-VQA.
+        seed: of a sample of easy-VQA.
+        first: number of the first picture. What is chosen by an accuracy must be measured on other pictures: choose
+            from 50 000 on, and measure from 0 on. easy-VQA's pictures have no such numbers.
 
     Raises:
         MissingDependency: the pictures are not there.
@@ -208,7 +217,7 @@ def items(tasks: Sequence[str], limit: int | None, *, seed: int = 0) -> dict[str
         ]
     for part in dict.fromkeys(task.split("/")[0] for task in tasks if task != "easy-vqa"):
         missing = {task for task in tasks if task.split("/")[0] == part}
-        for number in range(_LOOKED_THROUGH):
+        for number in range(first, first + _LOOKED_THROUGH):
             for turn in pictures(part, "test").picture(number).turns:
                 if turn.task in missing:
                     found[turn.task].append(Item(Drawn(part, "test", number), turn.question, turn.answer))
