@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from filelock import FileLock
 from safetensors.torch import load_file
 
@@ -135,6 +136,17 @@ def test_a_run_folder_in_use_is_refused(tiny_config: Path, tmp_path: Path) -> No
         train(changed, run_dir=tmp_path / "run", resume="auto")
     with pytest.raises(InputError, match="There is no whole checkpoint"):
         train(config, run_dir=tmp_path / "run", resume=str(tmp_path / "nowhere"))
+
+
+def test_a_run_of_before_a_field_existed_goes_on(tiny_config: Path, tmp_path: Path) -> None:
+    config = load_config(tiny_config, ["train.steps=1", "train.warmup_steps=0"])
+    train(config, run_dir=tmp_path / "run")
+    path = tmp_path / "run" / "config.yaml"
+    saved = yaml.safe_load(path.read_text())
+    del saved["model"]["views"]
+    path.write_text(yaml.safe_dump(saved))
+    assert train(config, run_dir=tmp_path / "run", resume="auto") == tmp_path / "run" / "final"
+    assert "views" in yaml.safe_load(path.read_text())["model"]
 
 
 def test_a_generator_of_another_language_model_is_refused(tiny_config: Path, tmp_path: Path) -> None:

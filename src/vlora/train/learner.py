@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..compare.baseline import build_baseline, expand_images, save_baseline
-from ..errors import InputError, MissingDependency
+from ..errors import MissingDependency
 from ..loading import language_model_and_tokenizer, load
 from ..model import GeneratorConfig, VLoRAProcessor
 from ..model.assemble import (
@@ -34,6 +34,7 @@ from ..model.inject import MODULE_OF
 from .config import LoraSection, TrainConfig, TrainSection
 from .looks import Collator, Places
 from .norms import fuse_norms
+from .sizes import nano_encoder
 
 # What of a generator writes into the language model, and has a rate of its own.
 OUTPUT = ("b.", "static_a.", "scales")
@@ -228,14 +229,10 @@ def _vision(config: TrainConfig) -> tuple[Any, Any]:
     section = config.model
     if section.vision != "nano":
         return load_vision_tower(section.vision), load_image_processor(section.vision)
-    from ..model.efficientnet_lite import EfficientNetLiteConfig, image_processor
+    from ..model.efficientnet_lite import image_processor
     from ..nano.vision import load_encoder
 
-    try:
-        options = EfficientNetLiteConfig(**section.vision_options)
-    except Exception as error:  # the strict configs of transformers raise several kinds
-        reason = str(error).splitlines()[-1].strip()
-        raise InputError(f"model.vision_options {section.vision_options} cannot be used: {reason}") from error
+    options = nano_encoder(section)
     return load_encoder(options), image_processor(options.image_size)
 
 

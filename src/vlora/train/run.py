@@ -34,7 +34,7 @@ from ..errors import InputError, VLoRAError
 from ..model import register
 from . import machine
 from .checkpoint import COMPLETE, last_checkpoint, step_of
-from .config import TrainConfig
+from .config import TrainConfig, load_config
 from .learner import Learner, build
 from .loader import MicroBatches, World, accumulation, loader, longest_text, looks_of, number_of_steps, steps_of
 from .trainer import StepTrainer, StopWhenAsked, arguments
@@ -244,7 +244,8 @@ def _prepare(folder: Path, config: TrainConfig, *, resuming: bool) -> None:
     path = folder / "config.yaml"
     wanted = config.model_dump(mode="json")
     if resuming and path.is_file():
-        before = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # Read by today's rules: a field that is newer than the run has its default there.
+        before = load_config(path).model_dump(mode="json")
         changed = [f for f in _differences(before, wanted) if f not in FREE]
         if changed:
             raise InputError(

@@ -131,8 +131,15 @@ def _count(module: nn.Module) -> int:
 
 
 def _vision(section: ModelSection) -> PreTrainedConfig:
-    if section.vision != "nano":
-        return vision_part(_find(section.vision))
+    return nano_encoder(section) if section.vision == "nano" else vision_part(_find(section.vision))
+
+
+def nano_encoder(section: ModelSection) -> EfficientNetLiteConfig:
+    """The `nano` encoder with `model.vision_options`.
+
+    Raises:
+        InputError: options that it does not take.
+    """
     try:
         return EfficientNetLiteConfig(**section.vision_options)
     except Exception as error:  # the strict configs of transformers raise several kinds
