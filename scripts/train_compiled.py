@@ -1,0 +1,216 @@
+"""`vlora train` with compiled decoder blocks: how the small steps of nano were trained on a CPU.
+
+    python scripts/train_compiled.py configs/nano.yaml --run-dir runs/nano
+    torchrun --nproc-per-node 2 scripts/train_compiled.py configs/nano.yaml --run-dir runs/nano --int8
+
+A decoder block of Llama is written anew as one function of tensors, which Inductor compiles: norms, rotary positions,
+softmax and low-rank path become a few loops. With `--int8` its frozen products are in int8, forward and backward: a
+scale per token, rounded as it comes, and a scale per row of the matrix, rounded once. That pays where a CPU has int8
+units and no others (AVX-512 VNNI without AMX); docs/log.md says how much, and how far gradients are off.
+
+It is not in the library: it knows one family and the targets `v o gate up`, goes past the hooks of everything else, and
+needs a compiler, a minute or two for it, and the questions about an image in one row (`model/packing.py`). Whatever is
+not like that (evaluation, no gradient, no image) takes the blocks as they are.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vlora.cli import app
+from vlora.errors import InputError
+from vlora.train import run
+
+TARGETS = ("v", "o", "gate", "up")
+Matrix = tuple[Tensor, ...]
+"""`[out, in]` as it is; or what `rounded_matrix` makes of it."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """What is constant in a decoder block; products that read the same are joined."""
+
+    norms: tuple[Tensor, Tensor]
+    qkv: Matrix
+    o: Matrix
+    gate_up: Matrix
+    down: Matrix
+    widths: tuple[int, ...]
+    epsilon: float
+    head: int
+
+    def values(self) -> tuple[Any, ...]:
+        """As the compiled functions take them."""
+        return (*self.norms, self.qkv, self.o, self.gate_up, self.down, self.widths, self.epsilon, self.head)
+
+
+class RoundedProduct(torch.autograd.Function):
+    """`x Wᵀ` in int8, and its gradient with respect to `x`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, scales: Tensor, back: Tensor, back_scales: Tensor) -> Tensor:
+        ctx.save_for_backward(back, back_scales)
+        return _product(x, w, scales)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
+        return _product(grads[0], *ctx.saved_tensors), None, None, None, None
+
+
+def _product(x: Tensor, matrix: Tensor, scales: Tensor) -> Tensor:
+    rounded, own = _rounded(x)
+    return torch._int_mm(rounded, matrix).float() * own * scales
+
+
+def _rounded(x: Tensor) -> tuple[Tensor, Tensor]:
+    """`[n, a]` -> int8 of the same shape, and a scale per row, `[n, 1]`."""
+    scale = x.abs().amax(-1, keepdim=True).clamp_min(1e-12) * (1 / 127)
+    return (x / scale).round().to(torch.int8), scale
+
+
+def rounded_matrix(weight: Tensor) -> Matrix:
+    """`[out, in]` -> `[in, out]` in int8 and its scales, and `[out, in]` and its scales for the way back."""
+    (by_out, out_scales), (by_in, in_scales) = _rounded(weight), _rounded(weight.T)
+    return by_out.T, out_scales.T.contiguous(), by_in.T, in_scales.T.contiguous()
+
+
+def _linear(x: Tensor, matrix: Matrix) -> Tensor:
+    if len(matrix) == 1:
+        return F.linear(x, matrix[0])
+    flat: Any = RoundedProduct.apply(x.reshape(-1, x.shape[-1]), *matrix)
+    return flat.view(*x.shape[:-1], flat.shape[-1]).to(x.dtype)
+
+
+def _norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    wide = x.float()
+    return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon) * weight.float()).to(x.dtype)
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    half = x.shape[-1] // 2
+    return x * cos + torch.cat((-x[..., half:], x[..., :half]), dim=-1) * sin
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, head: int) -> Tensor:
+    rows, width, _ = q.shape
+    heads, groups = q.shape[-1] // head, k.shape[-1] // head
+    cos, sin = cos[:, :, None], sin[:, :, None]
+    q = _turned(q.view(rows, width, heads, head), cos, sin).transpose(1, 2)
+    k = _turned(k.view(rows, width, groups, head), cos, sin).transpose(1, 2)
+    v = v.view(rows, width, groups, head).transpose(1, 2).reshape(rows * groups, width, head)
+    q = q.reshape(rows * groups, heads // groups * width, head)  # the heads of a group one below another
+    scores = torch.bmm(q, k.reshape(rows * groups, width, head).transpose(1, 2)) * head**-0.5
+    shares = torch.softmax((scores.view(rows, heads, width, width) + mask).float(), -1).to(q.dtype)
+    seen = torch.bmm(shares.view(rows * groups, heads // groups * width, width), v)
+    return seen.view(rows, heads, width, head).transpose(1, 2).reshape(rows, width, heads * head)
+
+
+def _bare(h, cos, sin, mask, norm_1, norm_2, qkv, o, gate_up, down, widths, epsilon, head):
+    q, k, v = _linear(_norm(h, norm_1, epsilon), qkv).split(widths, -1)
+    h = h + _linear(_attend(q, k, v, cos, sin, mask, head), o)
+    gate, up = _linear(_norm(h, norm_2, epsilon), gate_up).chunk(2, -1)
+    return h + _linear(F.silu(gate) * up, down)
+
+
+def _worn(h, cos, sin, mask, norm_1, norm_2, qkv, o, gate_up, down, widths, epsilon, head, a, b, scale):
+    def wear(y: Tensor, own: Tensor, b: Tensor) -> Tensor:
+        return y + (scale * (own @ b)).to(y.dtype)
+
+    x = _norm(h, norm_1, epsilon)
+    q, k, v = _linear(x, qkv).split(widths, -1)
+    v = wear(v, torch.bmm(x.float(), a[0]), b[0])
+    seen = _attend(q, k, v, cos, sin, mask, head)
+    h = h + wear(_linear(seen, o), torch.bmm(seen.float(), a[1]), b[1])
+    x = _norm(h, norm_2, epsilon)
+    read_gate, read_up = torch.bmm(x.float(), a[2]).chunk(2, -1)
+    gate, up = _linear(x, gate_up).chunk(2, -1)
+    return h + _linear(F.silu(wear(gate, read_gate, b[2])) * wear(up, read_up, b[3]), down)
+
+
+BARE, WORN = torch.compile(_bare), torch.compile(_worn)
+
+
+def _joined(*linears: Any, int8: bool) -> Matrix:
+    weight = torch.cat([linear.weight.detach() for linear in linears])
+    return rounded_matrix(weight.float()) if int8 else (weight,)
+
+
+def _block(layer: Any, *, int8: bool) -> Block:
+    attention, mlp = layer.self_attn, layer.mlp
+    qkv = (attention.q_proj, attention.k_proj, attention.v_proj)
+    return Block(
+        norms=(layer.input_layernorm.weight, layer.post_attention_layernorm.weight),
+        qkv=_joined(*qkv, int8=int8),
+        o=_joined(attention.o_proj, int8=int8),
+        gate_up=_joined(mlp.gate_proj, mlp.up_proj, int8=int8),
+        down=_joined(mlp.down_proj, int8=int8),
+        widths=tuple(linear.out_features for linear in qkv),
+        epsilon=layer.input_layernorm.variance_epsilon,
+        head=attention.head_dim,
+    )
+
+
+def _forward(block: Block, number: int, plain: Any, h: Tensor, **options: Any) -> Tensor:
+    weights, mask = options.get("perceptual_weights"), options.get("attention_mask")
+    if weights is None or mask is None or len(weights) != len(h) or not torch.is_grad_enabled():
+        return plain(h, **options)
+    cos, sin = options["position_embeddings"]
+    for tensor, lengths in ((h, (1,)), (cos, (1,)), (sin, (1,)), (mask, (2, 3))):
+        torch._dynamo.mark_dynamic(tensor, lengths)
+    sites = weights.layout.sites_of.get(number)
+    if not sites:
+        with torch.no_grad():  # before the first block that wears, nothing learns
+            return BARE(h, cos, sin, mask, *block.values())
+    a = [weights.site(site) for site in sites]
+    b = [weights.b_of(number, target) for target in TARGETS]
+    return WORN(h, cos, sin, mask, *block.values(), a, b, weights.layout.scale)
+
+
+def compile_blocks(model: Any, *, int8: bool) -> None:
+    """Let the blocks of a model that learns to see run compiled, where all texts about an image lie in one row.
+
+    Args:
+        model: a VLoRA model whose language model is a frozen Llama and wears weights at `v o gate up`.
+        int8: of the frozen products.
+
+    Raises:
+        InputError: another model.
+    """
+    decoder: nn.Module = model.model.language_model
+    generator = getattr(model.config, "generator_config", None)
+    targets = tuple(generator.targets) if generator else ()
+    family = decoder.config.model_type  # type: ignore[union-attr]
+    if family != "llama" or targets != TARGETS or any(p.requires_grad for p in decoder.parameters()):
+        raise InputError(
+            f"Compiled blocks are for a frozen llama that wears weights at {' '.join(TARGETS)}; this is a {family}, "
+            f"frozen or not, that wears them at {' '.join(targets) or 'no target'}: use `vlora train`."
+        )
+    decoder.set_attn_implementation("eager")  # type: ignore[operator]  # its mask is added to scores
+    torch._dynamo.config.recompile_limit = 64  # by the number of rows, and by whether weights are worn
+    layers: Any = decoder.layers
+    for number, layer in enumerate(layers):
+        layer.forward = partial(_forward, _block(layer, int8=int8), number, layer.forward)
+
+
+def main(arguments: list[str]) -> None:
+    """`vlora train` with other blocks."""
+    plain, int8 = run.build, "--int8" in arguments
+
+    def build(*args: Any) -> Any:
+        learner = plain(*args)
+        compile_blocks(learner.model, int8=int8)
+        return learner
+
+    run.build = build
+    app(["train", *[argument for argument in arguments if argument != "--int8"]])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,83 @@
+"""Compiled decoder blocks: loss and gradients of the blocks as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from scripts.train_compiled import RoundedProduct, compile_blocks, rounded_matrix
+from vlora.errors import InputError
+from vlora.train.config import load_config
+from vlora.train.learner import Learner, build
+from vlora.train.loader import MicroBatches, World, loader, looks_of, steps_of
+
+OPTIONS = [
+    "model.generator.targets=[v,o,gate,up]",
+    "model.generator.layers=[1]",  # the first block is bare
+    "model.attention=eager",
+    "data.questions_per_image=4",
+]
+CPU = torch.device("cpu")
+
+
+def learner_and_batch(path: Path) -> tuple[Learner, dict[str, Any]]:
+    config = load_config(path, OPTIONS)
+    torch.manual_seed(0)
+    learner = build(config, CPU)
+    for name, parameter in learner.bridge.named_parameters():
+        if name.startswith("b."):  # zero at the start, and nothing else would have a gradient
+            torch.nn.init.normal_(parameter, std=0.3)
+    looks = looks_of(config, learner)
+    micro = MicroBatches(steps_of(config, looks), first=0, last=1, world=World(1, 0, 1))
+    batch = next(iter(loader(looks, micro, learner.collator(), workers=0, device=CPU)))
+    return learner, {name: value for name, value in batch.items() if name != "seen"}
+
+
+def loss_and_gradient(learner: Learner, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    learner.model.train().zero_grad()
+    loss = learner.model(**batch, supervised_only=True, use_cache=False).loss
+    loss.backward()
+    return loss.detach(), torch.cat([p.grad.flatten() for p in learner.bridge.parameters()])  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+def test_loss_and_gradients_are_those_of_the_blocks_as_they_are(tiny_config: Path) -> None:
+    learner, batch = learner_and_batch(tiny_config)
+    loss, gradient = loss_and_gradient(learner, batch)
+    plain = [layer.forward for layer in learner.language_model.layers]  # type: ignore[union-attr]
+    compile_blocks(learner.model, int8=False)
+    compiled_loss, compiled = loss_and_gradient(learner, batch)
+    torch.testing.assert_close(compiled_loss, loss, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(compiled, gradient, atol=1e-5, rtol=1e-3)
+
+    for layer, forward in zip(learner.language_model.layers, plain, strict=True):  # type: ignore[arg-type]
+        layer.forward = forward
+    compile_blocks(learner.model, int8=True)
+    rounded_loss, rounded = loss_and_gradient(learner, batch)
+    assert rounded_loss != loss
+    assert abs(rounded_loss - loss) < 0.02 * loss
+    assert F.cosine_similarity(rounded, gradient, dim=0) > 0.95
+
+
+def test_whole_numbers_are_multiplied_exactly() -> None:
+    whole = torch.Generator().manual_seed(0)
+    weight, x = (torch.randint(-126, 127, shape, generator=whole).float() for shape in ((24, 32), (20, 32)))
+    grad = torch.randint(-126, 127, (20, 24), generator=whole).float()
+    for matrix in (weight, weight.T, x, grad):
+        matrix[:, 0] = 127  # so that the scale of every row is one
+    x.requires_grad_()
+    y: Any = RoundedProduct.apply(x, *rounded_matrix(weight))
+    torch.testing.assert_close(y, x @ weight.T, rtol=1e-5, atol=0)
+    y.backward(grad)
+    torch.testing.assert_close(x.grad, grad @ weight, rtol=1e-5, atol=1e-2)
+
+
+def test_another_model_is_refused(tiny_config: Path) -> None:
+    learner = build(load_config(tiny_config), CPU)
+    with pytest.raises(InputError, match="wears them at v down: use `vlora train`"):
+        compile_blocks(learner.model, int8=False)
