@@ -1,4 +1,4 @@
-"""`vlora train` with compiled decoder blocks: how the small steps of nano were trained on a CPU.
+"""`vlora train` with compiled decoder blocks: earlier forms of this trained nano's small steps.
 
     python scripts/train_compiled.py configs/nano.yaml --run-dir runs/nano
     torchrun --nproc-per-node 2 scripts/train_compiled.py configs/nano.yaml --run-dir runs/nano --int8
@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from vlora.cli import app
 from vlora.errors import InputError
@@ -93,17 +94,11 @@ def _norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon) * weight.float()).to(x.dtype)
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    half = x.shape[-1] // 2
-    return x * cos + torch.cat((-x[..., half:], x[..., :half]), dim=-1) * sin
-
-
 def _attend(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, head: int) -> Tensor:
     rows, width, _ = q.shape
     heads, groups = q.shape[-1] // head, k.shape[-1] // head
-    cos, sin = cos[:, :, None], sin[:, :, None]
-    q = _turned(q.view(rows, width, heads, head), cos, sin).transpose(1, 2)
-    k = _turned(k.view(rows, width, groups, head), cos, sin).transpose(1, 2)
+    q, k = apply_rotary_pos_emb(q.view(rows, width, heads, head), k.view(rows, width, groups, head), cos, sin, 2)
+    q, k = q.transpose(1, 2), k.transpose(1, 2)
     v = v.view(rows, width, groups, head).transpose(1, 2).reshape(rows * groups, width, head)
     q = q.reshape(rows * groups, heads // groups * width, head)  # the heads of a group one below another
     scores = torch.bmm(q, k.reshape(rows * groups, width, head).transpose(1, 2)) * head**-0.5
