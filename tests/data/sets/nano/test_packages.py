@@ -14,7 +14,8 @@ from vlora.data.sets.nano.packages import PACKAGES, Package
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda one: one.name)
 def test_a_line_of_the_table(package: Package) -> None:
     joint = "_" if package.tool == "apt" else "-"
-    assert package.file.startswith(f"{package.name}{joint}{package.version.replace(':', '%3a')}")
+    name = package.name.removeprefix("@").replace("/", "-")
+    assert package.file.startswith(f"{name}{joint}{package.version.replace(':', '%3a')}")
     assert re.fullmatch("[0-9a-f]{64}", package.sha256)
     assert package.size > 1_000_000
     assert package.parts
@@ -47,6 +48,10 @@ def test_an_epoch_may_be_written_in_three_ways() -> None:
         ("usr/share/openclipart/png/logos/a.png", None),
         ("package/img/google/64/1f600.png", "emoji/google/1f600.png"),
         ("package/img/google/sheets/64.png", None),
+        ("package/assets/png/1f600.png", "emoji/emojione/1f600.png"),
+        ("package/assets/png/1f44d-1f3fb.png", None),
+        ("package/assets/1f600.webp", "emoji/fluent/1f600.png"),
+        ("package/assets/1f44d-1f3ff.webp", None),
         ("package/en/messages.json", "emoji/groups.json"),
         ("usr/share/backgrounds/mate/nature/Dune.jpg", "backgrounds/Dune.jpg"),
         ("usr/share/backgrounds/mate/desktop/GreenTraditional.jpg", None),

@@ -15,7 +15,13 @@ from vlora.data.sets.nano.base import LEAST, SIZE, held_out, open_set
 
 KEPT_EMOJI = held_out("emoji")[0]
 KEPT_STAMP = held_out("stamps")[0]
-INK = {"google": (250, 0, 0), "twitter": (0, 0, 250), "kept": (0, 250, 0)}
+INK = {
+    "google": (250, 0, 0),
+    "twitter": (0, 0, 250),
+    "kept": (0, 250, 0),
+    "emojione": (250, 0, 250),
+    "fluent": (0, 250, 250),
+}
 CACHES = (canvas._photographs, canvas.cut_out, clipart.drawings, emoji.emojis, stamps.stamps)
 
 
@@ -45,6 +51,9 @@ def things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for artist in emoji.ARTISTS:
         save(tmp_path / "emoji" / artist / "a.png", INK[artist])
         save(tmp_path / "emoji" / artist / "b.png", INK["kept"])
+    save(tmp_path / "emoji" / "emojione" / "2600.png", INK["emojione"])
+    for code in ("2600-fe0f", KEPT_EMOJI.lower()):  # neither has the moon; one writes what asks for colours
+        save(tmp_path / "emoji" / "fluent" / f"{code}.png", INK["fluent"])
     for path, caption in {
         "x/bear.png": "A brown bear.",
         "x/fox.png": "A fox!",
@@ -78,7 +87,7 @@ def test_training_shows_neither_the_other_artist_nor_what_is_held_out() -> None:
         for number in range(40):
             picture = open_set(name, "train").picture(number)
             assert picture.image.size == (SIZE, SIZE)
-            assert ink(picture.image, INK["google"]) > 0.1
+            assert any(ink(picture.image, INK[one]) > 0.1 for one in ("google", *emoji.OTHERS))
             assert all("held-out" not in turn.task and "other" not in turn.task for turn in picture.turns)
 
 
@@ -95,6 +104,15 @@ def test_emoji_of_the_test_take_turns(place: int, shown: str, names: set[str]) -
         assert answers[f"{task}group"] == ("flags" if place == 2 else "travel")
         found.add(answers[f"{task}name"])
     assert found == names
+
+
+def test_training_shows_an_emoji_by_every_artist_that_has_it() -> None:
+    shown: dict[str, set[str]] = {"sun": set(), "moon": set()}
+    for number in range(60):
+        picture = open_set("emoji", "train").picture(number)
+        (name,) = {turn.answer for turn in picture.turns if turn.task == "emoji/name"}
+        shown[name] |= {artist for artist, colour in INK.items() if ink(picture.image, colour) > 0.1}
+    assert shown == {"sun": {"google", *emoji.OTHERS}, "moon": {"google"}}
 
 
 def test_words_that_go_with_an_emoji_are_asked_of_training_alone() -> None:

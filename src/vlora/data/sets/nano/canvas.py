@@ -69,7 +69,7 @@ def paste(
     return picture
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=8192)
 def cut_out(path: str) -> Image.Image:
     """A picture of the set without its empty border, with an alpha channel, at most twice as large as it is ever shown.
 

@@ -1,7 +1,7 @@
-"""Emoji of one artist, turned, scaled and put on a ground; for the test another artist's too, and whole ones held out.
+"""Emoji, turned, scaled and put on a ground: in training by three artists, in the test by one of them and by another.
 
-An emoji is one of one code point, or a flag; those put together of several (families, professions) differ by details
-that a picture of 128 pixels hardly shows.
+Whole emoji are held out, whoever drew them. An emoji is one of one code point, or a flag; those put together of
+several (families, professions) differ by details that a picture of 128 pixels hardly shows.
 """
 
 from __future__ import annotations
@@ -32,7 +32,13 @@ GROUPS = {
 """The groups of the standard, and the word that answers for each."""
 
 ARTISTS = ("google", "twitter")
-"""Training shows the first; the second is for the test alone."""
+"""Whose emoji the test shows: training shows the first's too; the second's are for the test alone."""
+
+OTHERS = ("emojione", "fluent")
+"""Whose emoji training alone shows, beside the first's: what is drawn shall be learned, not how one artist does it."""
+
+_OTHERS = 0.5
+"""How often, of an emoji that they have."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,7 @@ class Emoji:
         group: a value of `GROUPS`.
         tags: words that go with it, those first that go with most emoji; none that its name says, no codes of
             countries.
+        others: pictures of it by `OTHERS`, below the folder of emoji; they do not have all.
     """
 
     code: str
@@ -53,6 +60,7 @@ class Emoji:
     name: str
     group: str
     tags: tuple[str, ...]
+    others: tuple[str, ...]
 
 
 class EmojiSet(PictureSet):
@@ -68,8 +76,10 @@ class EmojiSet(PictureSet):
         """See `PictureSet`."""
         kind = number % 3 if self.split == "test" else 0
         shown = dice.choice(self.new if kind == 2 else self.known)
-        thing = cut_out(f"emoji/{ARTISTS[kind == 1]}/{shown.file}")
-        image = paste(thing, any_ground(dice, self.split), dice, sizes=(0.5, 0.95), turn=15)
+        file = f"{ARTISTS[kind == 1]}/{shown.file}"
+        if self.split == "train" and shown.others and dice.random() < _OTHERS:
+            file = dice.choice(shown.others)
+        image = paste(cut_out(f"emoji/{file}"), any_ground(dice, self.split), dice, sizes=(0.5, 0.95), turn=15)
         task = "emoji/" + ("", "other-artist-", "held-out-")[kind]
         others = emojis() if self.split == "test" else self.known
         turns = _turns(task, shown, [one.name for one in others if one is not shown], dice)
@@ -105,8 +115,9 @@ _TAGS = 3
 
 @cache
 def emojis() -> tuple[Emoji, ...]:
-    """Those that both artists have, in the order of their code points."""
+    """Those that both artists of the test have, in the order of their code points."""
     place = folder() / "emoji"
+    others = [_by_code(place, artist) for artist in OTHERS]
     labels = {one["hexcode"]: one for one in _rows(place / "labels.json")}
     often = Counter(tag for one in labels.values() for tag in one.get("tags", ()))
     found: list[Emoji] = []
@@ -119,8 +130,18 @@ def emojis() -> tuple[Emoji, ...]:
             name = label["label"].lower().replace("flag: ", "flag of ")
             words = {tag for tag in label.get("tags", ()) if tag.isalpha() and tag.islower()} - {*name.split()}
             tags = tuple(sorted(words, key=lambda tag: (-often[tag], tag)))
-            found.append(Emoji(code, row["image"], name, group, tags))
+            drawn = tuple(files[_key(code)] for files in others if _key(code) in files)
+            found.append(Emoji(code, row["image"], name, group, tags, drawn))
     return tuple(sorted(found, key=lambda one: one.code))
+
+
+def _by_code(place: Path, artist: str) -> dict[str, str]:
+    return {_key(path.stem): f"{artist}/{path.name}" for path in sorted((place / artist).iterdir())}
+
+
+def _key(code: str) -> str:
+    """Code points without the one that asks for colours, which artists write or leave out."""
+    return code.lower().replace("-fe0f", "")
 
 
 def _rows(place: Path) -> list[dict[str, Any]]:

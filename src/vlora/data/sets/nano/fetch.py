@@ -33,7 +33,7 @@ SOURCES = "SOURCES.json"
 Tell: TypeAlias = Callable[[str, int, int], None]
 """Told what is going on, bytes done, and bytes in all."""
 
-_FORMAT = 3
+_FORMAT = 4
 """Raise it when other files are taken, or the same ones are changed otherwise."""
 _RUN = "run `vlora data fetch nano`"
 _MB = 1_000_000

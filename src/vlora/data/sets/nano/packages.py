@@ -1,6 +1,8 @@
 """The packages whose pictures nano is trained on: versions, hashes, licences, and what is taken from each.
 
     emoji-datasource-google, -twitter ──► emoji/google, emoji/twitter, emoji/emoji.json
+    emojione                          ──► emoji/emojione
+    @lobehub/fluent-emoji-3d          ──► emoji/fluent
     emojibase-data                    ──► emoji/labels.json, emoji/groups.json
     tuxpaint-stamps-default           ──► stamps
     openclipart-png                   ──► clipart
@@ -76,6 +78,9 @@ class Package:
         return (self.file, f"{name}_{epoch}:{version}", f"{name}_{version}") if colon else (self.file,)
 
 
+_ONE_SKIN = r"(?!.*1f3f[b-f])"
+"""Names without the code point of a colour of skin, of which there are five for every hand."""
+
 PACKAGES: tuple[Package, ...] = (
     Package(
         tool="npm",
@@ -102,9 +107,35 @@ PACKAGES: tuple[Package, ...] = (
         sha256="f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877",
         licence="CC-BY-4.0 (images), MIT (code)",
         about="Images of Twemoji, as the package's README says; its LICENSE covers the code and the data.",
-        use="the same pictograms by another artist",
+        use="the same pictograms by another artist, for the test alone",
         unpacked=18_000_000,
         parts=(Part(r"package/img/twitter/64/([^/]+\.png)", r"emoji/twitter/\1"),),
+    ),
+    Package(
+        tool="npm",
+        name="emojione",
+        version="2.2.7",
+        file="emojione-2.2.7.tgz",
+        size=94_196_568,
+        sha256="5fe002738e6e276f49ac37783799d2feab99a6131fdedccfa56569d745449ae5",
+        licence="CC-BY-4.0 (images), MIT (code)",
+        about="Images of EmojiOne 2; the package's LICENSE.md has one licence for all images, one for the rest.",
+        use="the same pictograms by a third artist, for training alone",
+        unpacked=7_000_000,
+        parts=(Part(rf"package/assets/png/({_ONE_SKIN}[^/]+\.png)", r"emoji/emojione/\1"),),
+    ),
+    Package(
+        tool="npm",
+        name="@lobehub/fluent-emoji-3d",
+        version="1.1.0",
+        file="lobehub-fluent-emoji-3d-1.1.0.tgz",
+        size=15_792_027,
+        sha256="c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
+        licence="MIT",
+        about="Images of Microsoft's Fluent Emoji; the package's README and package.json.",
+        use="the same pictograms by a fourth artist, for training alone",
+        unpacked=35_000_000,
+        parts=(Part(rf"package/assets/({_ONE_SKIN}[^/]+)\.webp", r"emoji/fluent/\1.png", cut_out=128),),
     ),
     Package(
         tool="npm",

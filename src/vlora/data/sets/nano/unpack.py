@@ -150,7 +150,7 @@ def _cut_out(content: bytes, largest: int) -> Image.Image | None:
     """A picture without its empty border, with an alpha channel; None for one that takes gigabytes to decode."""
     if _pixels(content) > MAX_PIXELS:
         return None
-    with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
+    with Image.open(io.BytesIO(content), formats=["PNG", "WEBP"]) as picture:
         return trimmed(picture, largest)
 
 
@@ -163,7 +163,10 @@ def trimmed(picture: Image.Image, largest: int) -> Image.Image:
 
 
 def _pixels(png: bytes) -> int:
-    """Read off the header, which is at the same place in every PNG; one that large Pillow does not even open."""
+    """Read off the header, which is at the same place in every PNG; one that large Pillow does not even open.
+
+    Of other formats nothing is read: no WebP takes gigabytes.
+    """
     is_png = png.startswith(b"\x89PNG")
     return int.from_bytes(png[16:20], "big") * int.from_bytes(png[20:24], "big") if is_png else 0
 
