@@ -21,6 +21,7 @@ INK = {
     "kept": (0, 250, 0),
     "emojione": (250, 0, 250),
     "fluent": (0, 250, 250),
+    "stamp": (250, 250, 0),
 }
 CACHES = (canvas._photographs, canvas.cut_out, clipart.drawings, emoji.emojis, stamps.stamps)
 
@@ -36,12 +37,16 @@ def save(path: Path, colour: tuple[int, int, int]) -> None:
 
 @pytest.fixture(autouse=True)
 def things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Three emoji, two bears and two drawings of each topic, one of each held out; grey photographs."""
-    known = {"unified": "2600-FE0F", "image": "a.png", "category": "Travel & Places"}
+    """Three emoji, two bears and two drawings of each topic, one of each held out; grey photographs.
+
+    Of the topics of drawings one emoji is of buildings, and a stamp of food.
+    """
+    known = {"unified": "2600-FE0F", "image": "a.png", "category": "Travel & Places", "subcategory": "place-building"}
     other = {"unified": "1F319", "image": "a.png", "category": "Travel & Places"}
     kept = {"unified": KEPT_EMOJI, "image": "b.png", "category": "Flags"}
     family = {"unified": "1F468-200D-1F469", "image": "a.png", "category": "People & Body"}
-    rows = [row | {"has_img_google": True, "has_img_twitter": True} for row in (known, other, kept, family)]
+    beside = {"subcategory": "time", "has_img_google": True, "has_img_twitter": True}
+    rows = [beside | row for row in (known, other, kept, family)]
     names = {"2600": "sun", "1F319": "Moon", KEPT_EMOJI: "flag: Nowhere", "1F468-200D-1F469": "family"}
     (tmp_path / "emoji").mkdir()
     (tmp_path / "emoji" / "emoji.json").write_text(json.dumps(rows), encoding="utf-8")
@@ -56,10 +61,10 @@ def things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         save(tmp_path / "emoji" / "fluent" / f"{code}.png", INK["fluent"])
     for path, caption in {
         "x/bear.png": "A brown bear.",
-        "x/fox.png": "A fox!",
+        "food/fox.png": "A fox!",
         KEPT_STAMP: "A bear (of sorts).",
     }.items():
-        save(tmp_path / "stamps" / path, INK["kept" if path == KEPT_STAMP else "google"])
+        save(tmp_path / "stamps" / path, INK["kept" if path == KEPT_STAMP else "stamp"])
         (tmp_path / "stamps" / path).with_suffix(".txt").write_text(f"{caption}\nfr.utf8=Un ours.\n", encoding="utf-8")
     for number, topic in enumerate(clipart.TOPICS):
         save(tmp_path / "clipart" / topic / "known.png", (250, number, 0))
@@ -87,7 +92,7 @@ def test_training_shows_neither_the_other_artist_nor_what_is_held_out() -> None:
         for number in range(40):
             picture = open_set(name, "train").picture(number)
             assert picture.image.size == (SIZE, SIZE)
-            assert any(ink(picture.image, INK[one]) > 0.1 for one in ("google", *emoji.OTHERS))
+            assert any(ink(picture.image, INK[one]) > 0.1 for one in ("google", "stamp", *emoji.OTHERS))
             assert all("held-out" not in turn.task and "other" not in turn.task for turn in picture.turns)
 
 
@@ -139,6 +144,16 @@ def test_drawings_of_the_test_are_held_out() -> None:
         picture = open_set("clipart", "test").picture(number)
         assert ink(picture.image, INK["kept"]) > 0.1
         assert picture.turns[0].answer == clipart.TOPICS[number % 7]
+
+
+def test_training_shows_emoji_and_stamps_of_a_topic_beside_its_drawings() -> None:
+    shown: dict[str, set[str]] = {topic: set() for topic in clipart.TOPICS}
+    for number in range(210):
+        picture = open_set("clipart", "train").picture(number)
+        shown[picture.turns[0].answer] |= {name for name, colour in INK.items() if ink(picture.image, colour) > 0.1}
+    own = {"google"}  # the ink of known drawings, too
+    beside = {"buildings": {"emojione", "fluent"}, "food": {"stamp"}}
+    assert shown == {topic: own | beside.get(topic, set()) for topic in clipart.TOPICS}
 
 
 def test_a_drawing_is_of_one_topic_and_one_split(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""Drawings of Open Clip Art in seven topics; the test shows drawings that training has not."""
+"""Drawings of Open Clip Art in seven topics; the test shows drawings that training has not.
+
+The topics of some have fewer than a hundred drawings, so training shows emoji and stamps of these topics as well.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,37 @@ from functools import cache
 
 from .base import Picture, PictureSet, Split, Turn, both, parted
 from .canvas import cut_out, paste, plain_ground
+from .emoji import ARTISTS, EmojiSet
 from .fetch import folder
+from .stamps import Stamps
 
 TOPICS = ("animals", "buildings", "food", "people", "plants", "tools", "transportation")
 """The folders, which are the answers."""
+
+EMOJI = {
+    "animals": ("animal-",),
+    "buildings": ("place-building", "place-religious"),
+    "food": ("food-", "drink"),
+    "people": ("person", "family"),
+    "plants": ("plant-",),
+    "tools": ("tool",),
+    "transportation": ("transport-ground", "transport-air", "transport-water"),
+}
+"""Kinds of emoji that are of a topic: what their names begin with."""
+
+STAMPS = {
+    "animals": "animals/",
+    "buildings": "town/houses/",
+    "food": "food/",
+    "people": "people/",
+    "plants": "plants/",
+    "tools": "household/tools/",
+    "transportation": "vehicles/",
+}
+"""The folder of the stamps that are of a topic."""
+
+_BESIDE = 0.5
+"""How often training shows an emoji or a stamp, each half of the time."""
 
 
 class Clipart(PictureSet):
@@ -24,13 +54,17 @@ class Clipart(PictureSet):
         self.usable: dict[str, list[str]] = {}
         for topic, paths in drawings().items():
             known, new = parted(paths, "clipart", name=str)
-            self.usable[topic] = new if split == "test" else known
+            self.usable[topic] = [f"clipart/{path}" for path in (new if split == "test" else known)]
+        beside = [] if split == "test" else [_emoji_of(EmojiSet(split)), _stamps_of(Stamps(split))]
+        self.beside = {topic: [paths[topic] for paths in beside if paths[topic]] for topic in TOPICS}
 
     def draw(self, dice: random.Random, number: int) -> Picture:
         """See `PictureSet`."""
         topic = TOPICS[number % len(TOPICS)]
         path = dice.choice(self.usable[topic])
-        image = paste(cut_out(f"clipart/{path}"), plain_ground(dice), dice, sizes=(0.7, 1.0), turn=5)
+        if self.beside[topic] and dice.random() < _BESIDE:
+            path = dice.choice(dice.choice(self.beside[topic]))
+        image = paste(cut_out(path), plain_ground(dice), dice, sizes=(0.7, 1.0), turn=5)
         other = dice.choice([one for one in TOPICS if one != topic])
         question = dice.choice(("what is the topic of the drawing?", "which topic is this?"))
         turns = (
@@ -62,3 +96,18 @@ def drawings() -> dict[str, list[str]]:
         if len({topic for topic, _ in same}) == 1:
             kept[same[0][0]].append(same[0][1])
     return {topic: sorted(paths) for topic, paths in kept.items()}
+
+
+def _emoji_of(known: EmojiSet) -> dict[str, list[str]]:
+    """Paths by topic, by every artist of training."""
+    return {
+        topic: [path for one in known.known if one.kind.startswith(kinds) for path in (one.by(ARTISTS[0]), *one.others)]
+        for topic, kinds in EMOJI.items()
+    }
+
+
+def _stamps_of(known: Stamps) -> dict[str, list[str]]:
+    return {
+        topic: [f"stamps/{one.path}" for one in known.known if one.path.startswith(folder)]
+        for topic, folder in STAMPS.items()
+    }

@@ -50,17 +50,23 @@ class Emoji:
         file: of its picture, below the artist's folder.
         name: lower case; of a flag, the country's with "flag of".
         group: a value of `GROUPS`.
+        kind: the standard's part of a group, such as "animal-bird".
         tags: words that go with it, those first that go with most emoji; none that its name says, no codes of
             countries.
-        others: pictures of it by `OTHERS`, below the folder of emoji; they do not have all.
+        others: pictures of it by `OTHERS`, below the folder of the set; they do not have all.
     """
 
     code: str
     file: str
     name: str
     group: str
+    kind: str
     tags: tuple[str, ...]
     others: tuple[str, ...]
+
+    def by(self, artist: str) -> str:
+        """The path of its picture by one of `ARTISTS`, below the folder of the set."""
+        return f"emoji/{artist}/{self.file}"
 
 
 class EmojiSet(PictureSet):
@@ -76,10 +82,10 @@ class EmojiSet(PictureSet):
         """See `PictureSet`."""
         kind = number % 3 if self.split == "test" else 0
         shown = dice.choice(self.new if kind == 2 else self.known)
-        file = f"{ARTISTS[kind == 1]}/{shown.file}"
+        path = shown.by(ARTISTS[kind == 1])
         if self.split == "train" and shown.others and dice.random() < _OTHERS:
-            file = dice.choice(shown.others)
-        image = paste(cut_out(f"emoji/{file}"), any_ground(dice, self.split), dice, sizes=(0.5, 0.95), turn=15)
+            path = dice.choice(shown.others)
+        image = paste(cut_out(path), any_ground(dice, self.split), dice, sizes=(0.5, 0.95), turn=15)
         task = "emoji/" + ("", "other-artist-", "held-out-")[kind]
         others = emojis() if self.split == "test" else self.known
         turns = _turns(task, shown, [one.name for one in others if one is not shown], dice)
@@ -131,12 +137,12 @@ def emojis() -> tuple[Emoji, ...]:
             words = {tag for tag in label.get("tags", ()) if tag.isalpha() and tag.islower()} - {*name.split()}
             tags = tuple(sorted(words, key=lambda tag: (-often[tag], tag)))
             drawn = tuple(files[_key(code)] for files in others if _key(code) in files)
-            found.append(Emoji(code, row["image"], name, group, tags, drawn))
+            found.append(Emoji(code, row["image"], name, group, row["subcategory"], tags, drawn))
     return tuple(sorted(found, key=lambda one: one.code))
 
 
 def _by_code(place: Path, artist: str) -> dict[str, str]:
-    return {_key(path.stem): f"{artist}/{path.name}" for path in sorted((place / artist).iterdir())}
+    return {_key(path.stem): f"emoji/{artist}/{path.name}" for path in sorted((place / artist).iterdir())}
 
 
 def _key(code: str) -> str:
