@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ INK = {
     "fluent": (0, 250, 250),
     "stamp": (250, 250, 0),
 }
+RED, BLUE = (250, 0, 0), (0, 0, 250)
 CACHES = (canvas._photographs, canvas.cut_out, clipart.drawings, emoji.emojis, stamps.stamps)
 
 
@@ -154,6 +156,20 @@ def test_training_shows_emoji_and_stamps_of_a_topic_beside_its_drawings() -> Non
     own = {"google"}  # the ink of known drawings, too
     beside = {"buildings": {"emojione", "fluent"}, "food": {"stamp"}}
     assert shown == {topic: own | beside.get(topic, set()) for topic in clipart.TOPICS}
+
+
+@pytest.mark.parametrize(("mirror", "left"), [(False, {RED}), (True, {RED, BLUE})])
+def test_a_mirrored_thing_has_its_left_on_the_right_every_second_time(
+    mirror: bool, left: set[tuple[int, int, int]]
+) -> None:
+    thing = Image.new("RGBA", (SIZE, SIZE), (*RED, 255))
+    thing.paste((*BLUE, 255), (SIZE // 2, 0, SIZE, SIZE))
+    ground, dice = Image.new("RGB", (SIZE, SIZE)), random.Random(0)
+    found = {
+        canvas.paste(thing, ground, dice, sizes=(1.0, 1.0), turn=0, mirror=mirror).getpixel((SIZE // 4, SIZE // 2))
+        for _ in range(12)
+    }
+    assert found == left
 
 
 def test_a_drawing_is_of_one_topic_and_one_split(tmp_path: Path) -> None:

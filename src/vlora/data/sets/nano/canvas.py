@@ -6,7 +6,7 @@ import random
 from functools import cache, lru_cache
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from ...images import open_image
 from .base import SIZE, Split, parted
@@ -48,7 +48,13 @@ def any_ground(dice: random.Random, split: Split) -> Image.Image:
 
 
 def paste(
-    thing: Image.Image, ground: Image.Image, dice: random.Random, *, sizes: tuple[float, float], turn: float
+    thing: Image.Image,
+    ground: Image.Image,
+    dice: random.Random,
+    *,
+    sizes: tuple[float, float],
+    turn: float,
+    mirror: bool = False,
 ) -> Image.Image:
     """A thing at a random place of a ground.
 
@@ -58,7 +64,10 @@ def paste(
         dice: draws size, place and angle.
         sizes: of the thing's longer side, over the ground's.
         turn: degrees, at most, to either side.
+        mirror: every second thing has its left on the right.
     """
+    if mirror and dice.random() < 0.5:
+        thing = ImageOps.mirror(thing)
     if turn:
         thing = thing.rotate(dice.uniform(-turn, turn), Image.Resampling.BICUBIC, expand=True)
     scale = dice.uniform(*sizes) * SIZE / max(thing.size)

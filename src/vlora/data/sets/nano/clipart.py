@@ -64,7 +64,8 @@ class Clipart(PictureSet):
         path = dice.choice(self.usable[topic])
         if self.beside[topic] and dice.random() < _BESIDE:
             path = dice.choice(dice.choice(self.beside[topic]))
-        image = paste(cut_out(path), plain_ground(dice), dice, sizes=(0.7, 1.0), turn=5)
+        mirror = self.split == "train"
+        image = paste(cut_out(path), plain_ground(dice), dice, sizes=(0.7, 1.0), turn=5, mirror=mirror)
         other = dice.choice([one for one in TOPICS if one != topic])
         question = dice.choice(("what is the topic of the drawing?", "which topic is this?"))
         turns = (

@@ -56,7 +56,15 @@ class Stamps(PictureSet):
         """See `PictureSet`."""
         new = self.split == "test" and number % 2 == 1
         shown = dice.choice(self.new if new else self.known)
-        image = paste(cut_out(f"stamps/{shown.path}"), any_ground(dice, self.split), dice, sizes=(0.55, 0.95), turn=10)
+        mirror = self.split == "train"
+        image = paste(
+            cut_out(f"stamps/{shown.path}"),
+            any_ground(dice, self.split),
+            dice,
+            sizes=(0.55, 0.95),
+            turn=10,
+            mirror=mirror,
+        )
         task = "stamps/held-out-" if new else "stamps/"
         others = [one for one in self.nouns if one != shown.noun]
         turns = (
