@@ -1,4 +1,4 @@
-"""`vlora train` with compiled decoder blocks: earlier forms of this trained nano's small steps.
+"""`vlora train` with compiled decoder blocks: this and earlier forms of it trained nano's small steps.
 
     python scripts/train_compiled.py configs/nano.yaml --run-dir runs/nano
     torchrun --nproc-per-node 2 scripts/train_compiled.py configs/nano.yaml --run-dir runs/nano --int8

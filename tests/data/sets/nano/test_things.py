@@ -24,7 +24,12 @@ INK = {
     "fluent": (0, 250, 250),
     "stamp": (250, 250, 0),
 }
-RED, BLUE = (250, 0, 0), (0, 0, 250)
+SHOWN = {
+    "emoji": ("google", *emoji.OTHERS),
+    "stamps": ("stamp",),
+    "clipart": ("google", "stamp", *emoji.OTHERS),
+}
+"""Inks of what training may show, by set."""
 CACHES = (canvas._photographs, canvas.cut_out, clipart.drawings, emoji.emojis, stamps.stamps)
 
 
@@ -45,7 +50,7 @@ def things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """
     known = {"unified": "2600-FE0F", "image": "a.png", "category": "Travel & Places", "subcategory": "place-building"}
     other = {"unified": "1F319", "image": "a.png", "category": "Travel & Places"}
-    kept = {"unified": KEPT_EMOJI, "image": "b.png", "category": "Flags"}
+    kept = {"unified": KEPT_EMOJI, "image": "b.png", "category": "Flags", "subcategory": "place-building"}
     family = {"unified": "1F468-200D-1F469", "image": "a.png", "category": "People & Body"}
     beside = {"subcategory": "time", "has_img_google": True, "has_img_twitter": True}
     rows = [beside | row for row in (known, other, kept, family)]
@@ -58,9 +63,9 @@ def things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for artist in emoji.ARTISTS:
         save(tmp_path / "emoji" / artist / "a.png", INK[artist])
         save(tmp_path / "emoji" / artist / "b.png", INK["kept"])
-    save(tmp_path / "emoji" / "emojione" / "2600.png", INK["emojione"])
-    for code in ("2600-fe0f", KEPT_EMOJI.lower()):  # neither has the moon; one writes what asks for colours
-        save(tmp_path / "emoji" / "fluent" / f"{code}.png", INK["fluent"])
+    save(tmp_path / "emoji" / "emojione" / "2600.png", INK["emojione"])  # neither has the moon
+    save(tmp_path / "emoji" / "fluent" / "2600-fe0f.png", INK["fluent"])
+    save(tmp_path / "emoji" / "fluent" / f"{KEPT_EMOJI.lower()}.png", INK["kept"])
     for path, caption in {
         "x/bear.png": "A brown bear.",
         "food/fox.png": "A fox!",
@@ -90,11 +95,11 @@ def ink(image: Image.Image, colour: tuple[int, int, int]) -> float:
 
 
 def test_training_shows_neither_the_other_artist_nor_what_is_held_out() -> None:
-    for name in ("emoji", "stamps", "clipart"):
+    for name, shown in SHOWN.items():
         for number in range(40):
             picture = open_set(name, "train").picture(number)
             assert picture.image.size == (SIZE, SIZE)
-            assert any(ink(picture.image, INK[one]) > 0.1 for one in ("google", "stamp", *emoji.OTHERS))
+            assert any(ink(picture.image, INK[one]) > 0.1 for one in shown)
             assert all("held-out" not in turn.task and "other" not in turn.task for turn in picture.turns)
 
 
@@ -158,12 +163,12 @@ def test_training_shows_emoji_and_stamps_of_a_topic_beside_its_drawings() -> Non
     assert shown == {topic: own | beside.get(topic, set()) for topic in clipart.TOPICS}
 
 
-@pytest.mark.parametrize(("mirror", "left"), [(False, {RED}), (True, {RED, BLUE})])
+@pytest.mark.parametrize(("mirror", "left"), [(False, {INK["google"]}), (True, {INK["google"], INK["twitter"]})])
 def test_a_mirrored_thing_has_its_left_on_the_right_every_second_time(
     mirror: bool, left: set[tuple[int, int, int]]
 ) -> None:
-    thing = Image.new("RGBA", (SIZE, SIZE), (*RED, 255))
-    thing.paste((*BLUE, 255), (SIZE // 2, 0, SIZE, SIZE))
+    thing = Image.new("RGBA", (SIZE, SIZE), (*INK["google"], 255))
+    thing.paste((*INK["twitter"], 255), (SIZE // 2, 0, SIZE, SIZE))
     ground, dice = Image.new("RGB", (SIZE, SIZE)), random.Random(0)
     found = {
         canvas.paste(thing, ground, dice, sizes=(1.0, 1.0), turn=0, mirror=mirror).getpixel((SIZE // 4, SIZE // 2))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 
 from .base import Picture, PictureSet, Split, Turn, both, parted
@@ -30,15 +31,15 @@ EMOJI = {
 """Kinds of emoji that are of a topic: what their names begin with."""
 
 STAMPS = {
-    "animals": "animals/",
-    "buildings": "town/houses/",
-    "food": "food/",
-    "people": "people/",
-    "plants": "plants/",
-    "tools": "household/tools/",
-    "transportation": "vehicles/",
+    "animals": ("animals/",),
+    "buildings": ("town/houses/",),
+    "food": ("food/",),
+    "people": ("people/",),
+    "plants": ("plants/",),
+    "tools": ("household/tools/",),
+    "transportation": ("vehicles/",),
 }
-"""The folder of the stamps that are of a topic."""
+"""Folders of stamps that are of a topic: what their paths begin with."""
 
 _BESIDE = 0.5
 """How often training shows an emoji or a stamp, each half of the time."""
@@ -55,7 +56,11 @@ class Clipart(PictureSet):
         for topic, paths in drawings().items():
             known, new = parted(paths, "clipart", name=str)
             self.usable[topic] = [f"clipart/{path}" for path in (new if split == "test" else known)]
-        beside = [] if split == "test" else [_emoji_of(EmojiSet(split)), _stamps_of(Stamps(split))]
+        beside: list[dict[str, list[str]]] = []
+        if split == "train":
+            emoji = [(one.kind, (one.by(ARTISTS[0]), *one.others)) for one in EmojiSet(split).known]
+            stamps = [(one.path, (f"stamps/{one.path}",)) for one in Stamps(split).known]
+            beside = [_by_topic(emoji, EMOJI), _by_topic(stamps, STAMPS)]
         self.beside = {topic: [paths[topic] for paths in beside if paths[topic]] for topic in TOPICS}
 
     def draw(self, dice: random.Random, number: int) -> Picture:
@@ -99,16 +104,11 @@ def drawings() -> dict[str, list[str]]:
     return {topic: sorted(paths) for topic, paths in kept.items()}
 
 
-def _emoji_of(known: EmojiSet) -> dict[str, list[str]]:
-    """Paths by topic, by every artist of training."""
+def _by_topic(
+    things: Iterable[tuple[str, Sequence[str]]], beginnings: Mapping[str, tuple[str, ...]]
+) -> dict[str, list[str]]:
+    """Paths by topic, of things with the name of what they are of."""
     return {
-        topic: [path for one in known.known if one.kind.startswith(kinds) for path in (one.by(ARTISTS[0]), *one.others)]
-        for topic, kinds in EMOJI.items()
-    }
-
-
-def _stamps_of(known: Stamps) -> dict[str, list[str]]:
-    return {
-        topic: [f"stamps/{one.path}" for one in known.known if one.path.startswith(folder)]
-        for topic, folder in STAMPS.items()
+        topic: [path for name, paths in things if name.startswith(begins) for path in paths]
+        for topic, begins in beginnings.items()
     }

@@ -124,19 +124,20 @@ def emojis() -> tuple[Emoji, ...]:
     """Those that both artists of the test have, in the order of their code points."""
     place = folder() / "emoji"
     others = [_by_code(place, artist) for artist in OTHERS]
-    labels = {one["hexcode"]: one for one in _rows(place / "labels.json")}
+    labels = {_key(one["hexcode"]): one for one in _rows(place / "labels.json")}
     often = Counter(tag for one in labels.values() for tag in one.get("tags", ()))
     found: list[Emoji] = []
     for row in _rows(place / "emoji.json"):
         code = str(row["unified"])
-        label = labels.get(code.replace("-FE0F", "")) or labels.get(code)
+        key = _key(code)
+        label = labels.get(key)
         group = GROUPS.get(row["category"])
         whole = row["has_img_google"] and row["has_img_twitter"] and "200D" not in code
         if whole and group and label:
             name = label["label"].lower().replace("flag: ", "flag of ")
             words = {tag for tag in label.get("tags", ()) if tag.isalpha() and tag.islower()} - {*name.split()}
             tags = tuple(sorted(words, key=lambda tag: (-often[tag], tag)))
-            drawn = tuple(files[_key(code)] for files in others if _key(code) in files)
+            drawn = tuple(files[key] for files in others if key in files)
             found.append(Emoji(code, row["image"], name, group, row["subcategory"], tags, drawn))
     return tuple(sorted(found, key=lambda one: one.code))
 
@@ -146,7 +147,7 @@ def _by_code(place: Path, artist: str) -> dict[str, str]:
 
 
 def _key(code: str) -> str:
-    """Code points without the one that asks for colours, which artists write or leave out."""
+    """Code points without the one that asks for colours, which some write and some leave out."""
     return code.lower().replace("-fe0f", "")
 
 
