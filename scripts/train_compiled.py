@@ -161,7 +161,7 @@ def _forward(block: Block, number: int, plain: Any, h: Tensor, **options: Any) -
         torch._dynamo.mark_dynamic(tensor, lengths)
     sites = weights.layout.sites_of.get(number)
     if not sites:
-        with torch.no_grad():  # before the first block that wears, nothing learns
+        with torch.set_grad_enabled(h.requires_grad):  # before the first block that wears, nothing learns
             return BARE(h, cos, sin, mask, *block.values())
     a = [weights.site(site) for site in sites]
     b = [weights.b_of(number, target) for target in TARGETS]

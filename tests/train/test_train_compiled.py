@@ -18,15 +18,14 @@ from vlora.train.loader import MicroBatches, World, loader, looks_of, steps_of
 
 OPTIONS = [
     "model.generator.targets=[v,o,gate,up]",
-    "model.generator.layers=[1]",  # the first block is bare
     "model.attention=eager",
     "data.questions_per_image=4",
 ]
 CPU = torch.device("cpu")
 
 
-def learner_and_batch(path: Path) -> tuple[Learner, dict[str, Any]]:
-    config = load_config(path, OPTIONS)
+def learner_and_batch(path: Path, layer: int) -> tuple[Learner, dict[str, Any]]:
+    config = load_config(path, [*OPTIONS, f"model.generator.layers=[{layer}]"])
     torch.manual_seed(0)
     learner = build(config, CPU)
     for name, parameter in learner.bridge.named_parameters():
@@ -46,8 +45,9 @@ def loss_and_gradient(learner: Learner, batch: dict[str, Any]) -> tuple[Tensor, 
 
 
 @pytest.mark.slow
-def test_loss_and_gradients_are_those_of_the_blocks_as_they_are(tiny_config: Path) -> None:
-    learner, batch = learner_and_batch(tiny_config)
+@pytest.mark.parametrize("layer", [0, 1])  # the other block of the two is bare: one that leads to what learns, or not
+def test_loss_and_gradients_are_those_of_the_blocks_as_they_are(tiny_config: Path, layer: int) -> None:
+    learner, batch = learner_and_batch(tiny_config, layer)
     loss, gradient = loss_and_gradient(learner, batch)
     plain = [layer.forward for layer in learner.language_model.layers]  # type: ignore[union-attr]
     compile_blocks(learner.model, int8=False)

@@ -178,7 +178,7 @@ class VLoRAModel(VLoRAPreTrainedModel):
                 f"there are {len(weights)}, counted from 0, and -1 is none."
             )
         image_index = _through_the_batch(image_index, len(weights))
-        return weights.rows(image_index.to(weights.values.device))  # parts may lie on different devices
+        return weights.rows(image_index)
 
     def forward(
         self,

@@ -294,7 +294,7 @@ class PerceptualWeights:
             index: `[rows]` or `[rows, images]`, the images each row looks at; -1 means none. A row with several
                 wears the sum of their ΔW, in whatever order they are named; a row with none stays bare.
         """
-        index = index.reshape(len(index), -1)
+        index = index.to(self.values.device).reshape(len(index), -1)  # a row's ids may lie elsewhere than its weights
         # `where`, not a product: a bare row stays exactly zero even if an image's weights are not finite.
         picked = self.values[index.clamp_min(0)].where(index.ge(0)[..., None], 0)
         images = index.shape[1]
