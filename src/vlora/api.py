@@ -209,7 +209,7 @@ class Eyes:
         filled = torch.tensor([[*row, *[-1] * (width - len(row))] for row in index])
         with torch.inference_mode():
             weights = self._expand(list(distinct.values()))
-            return weights.rows(filled.to(weights.values.device))
+            return weights.rows(filled)
 
     def _expand(self, images: Sequence[Seen]) -> PerceptualWeights:
         """Weights of what is looked at, in its order; pixels are looked at, and parameters expanded, in one batch."""

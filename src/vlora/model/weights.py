@@ -309,7 +309,7 @@ class PerceptualWeights:
 
     def composed(self) -> PerceptualWeights:
         """All images of this batch in one row: its ΔW is the sum of theirs."""
-        return self.rows(torch.arange(len(self), device=self.values.device)[None])
+        return self.rows(torch.arange(len(self))[None])
 
     def _side_by_side(self, picked: Tensor) -> Tensor:
         """`[rows, images, numel]` with factors `ab` -> `[rows, images * numel]`: ranks of all images side by side."""
