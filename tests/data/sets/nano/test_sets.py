@@ -18,7 +18,7 @@ from PIL import Image
 from scipy import ndimage
 
 from vlora.data.formats import open_source
-from vlora.data.sets.nano import digits, pairs, scenes
+from vlora.data.sets.nano import digits, scenes
 from vlora.data.sets.nano.base import LEAST, SIZE, Picture, held_out, open_set
 from vlora.data.sets.nano.scenes import COLOURS, MORE_SHAPES, SHAPES
 from vlora.errors import InputError, MissingDependency
@@ -54,7 +54,7 @@ def test_splits_differ() -> None:
     assert pictures("train", 1)[0].image.tobytes() != pictures("test", 1)[0].image.tobytes()
 
 
-@pytest.mark.parametrize("name", ["scenes", "pairs"])
+@pytest.mark.parametrize("name", ["scenes", "pairs", "crowds"])
 def test_training_never_shows_or_names_what_is_held_out(name: str) -> None:
     for picture in pictures("train", 1500, name):
         said = " ".join(f"{turn.question} {turn.answer}" for turn in picture.turns)
@@ -89,18 +89,17 @@ def test_training_asks_more_often_for_colours_and_shapes_than_the_test() -> None
 def shown(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is painted, in words."""
     seen: list[str] = []
-    paint = scenes.paint
+    paint = scenes._paint
 
     def watched(picture: Image.Image, thing: scenes.Thing, dice: random.Random) -> None:
         seen.append(thing.words)
         paint(picture, thing, dice)
 
-    for module in (scenes, pairs):
-        monkeypatch.setattr(module, "paint", watched)
+    monkeypatch.setattr(scenes, "_paint", watched)
     return seen
 
 
-@pytest.mark.parametrize("name", ["scenes", "pairs"])
+@pytest.mark.parametrize("name", ["scenes", "pairs", "crowds"])
 def test_every_test_scene_shows_something_held_out(name: str, shown: list[str]) -> None:
     for number in range(300):
         shown.clear()
@@ -120,6 +119,50 @@ def test_pairs_are_two_things_asked_chiefly_for_how_they_stand(split: str, shown
         asked.update(turn.task for turn in picture.turns)
     assert asked["scenes/relation"] + asked["scenes/side"] > 0.6 * asked.total()
     assert {"scenes/colour", "scenes/shape", "scenes/place", "scenes/size"} <= {*asked}
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_crowds_are_unlike_things_asked_chiefly_for_what_goes_with_what(split: str, shown: list[str]) -> None:
+    asked = Counter[str]()
+    sizes = Counter[int]()
+    drawn = open_set("crowds", split)  # type: ignore[arg-type]
+    for number in range(300):
+        shown.clear()
+        picture = drawn.picture(number)
+        sizes[len({*shown})] += 1
+        assert len(shown) == len({*shown})
+        assert LEAST <= len(picture.turns) == len({*picture.turns})
+        for turn in picture.turns:
+            asked[turn.task] += 1
+            assert_goes_with(turn.question, turn.answer, shown)
+    assert {*sizes} == {3, 4, 5}
+    assert sum(asked[f"scenes/{task}"] for task in ("colour", "shape", "colours", "shapes")) > 0.4 * asked.total()
+    assert {"scenes/yes-no", "scenes/count", "scenes/relation", "scenes/place", "scenes/caption"} <= {*asked}
+
+
+def assert_goes_with(question: str, answer: str, shown: list[str]) -> None:
+    """What is said of two colours or shapes at once, or of a thing that may be there, is true of what was painted."""
+    two = re.fullmatch(r"what (colors|shapes) are (?:the )?(\w+) and (?:the )?(\w+)\?", question)
+    thing = re.fullmatch(r"(?:is there|do you see|does the picture show) an? (\w+ \w+)\?", question)
+    if thing:
+        assert answer == ("yes" if thing.group(1) in shown else "no")
+    elif two:
+        found = zip(two.groups()[1:], answer.split(" and "), strict=True)
+        said = [f"{second} {first}" if two.group(1) == "colors" else f"{first} {second}" for first, second in found]
+        assert len(said) == len({*said} & {*shown})
+
+
+def test_what_a_crowd_does_not_show_is_mostly_put_together_of_what_it_does(shown: list[str]) -> None:
+    together = Counter[bool]()
+    for number in range(300):
+        shown.clear()
+        picture = open_set("crowds", "train").picture(number)
+        colours, shapes = ({thing.split()[part] for thing in shown} for part in (0, 1))
+        for turn in picture.turns:
+            if turn.task == "scenes/yes-no" and turn.answer == "no":
+                colour, shape = turn.question.rstrip("?").split()[-2:]
+                together[colour in colours and shape in shapes] += 1
+    assert together[True] > 0.5 * together.total()
 
 
 def blobs(picture: Picture) -> tuple[int, list[str]]:
@@ -284,7 +327,7 @@ def test_as_a_source() -> None:
 
 
 def test_what_there_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    choices = "scenes, pairs, digits, emoji, stamps, clipart, texts"
+    choices = "scenes, pairs, crowds, digits, emoji, stamps, clipart, texts"
     with pytest.raises(InputError, match=f"no part 'cats': choose from {choices}"):
         open_source("nano", "cats")
     with pytest.raises(InputError, match="no split 'validation'"):

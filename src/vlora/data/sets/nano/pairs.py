@@ -11,7 +11,6 @@ import random
 from collections.abc import Callable
 
 from .base import Picture, Turn
-from .canvas import plain_ground
 from .scenes import (
     Scenes,
     Thing,
@@ -23,7 +22,7 @@ from .scenes import (
     ask_side,
     ask_size,
     in_cells,
-    paint,
+    painted,
 )
 
 
@@ -38,10 +37,7 @@ class Pairs(Scenes):
         if self.needed:
             chosen[dice.randrange(2)] = dice.choice([pair for pair in self.needed if pair not in chosen])
         things = dice.choice((anywhere, in_cells))(chosen, dice)
-        picture = plain_ground(dice)
-        for thing in things:
-            paint(picture, thing, dice)
-        return Picture(picture, tuple(dict.fromkeys(turn for ask in ASKED for turn in ask(things, dice))))
+        return Picture(painted(things, dice), tuple(dict.fromkeys(turn for ask in ASKED for turn in ask(things, dice))))
 
 
 SET = Pairs

@@ -79,10 +79,7 @@ class Scenes(PictureSet):
         """See `PictureSet`."""
         needed = dice.choice(self.needed) if self.needed else None
         things = dice.choice((_few, _few, _many, _grid))(dice, self.pairs, needed)
-        picture = plain_ground(dice)
-        for thing in things:
-            paint(picture, thing, dice)
-        return Picture(picture, tuple(_turns(things, self.pairs, dice, training=self.split == "train")))
+        return Picture(painted(things, dice), tuple(_turns(things, self.pairs, dice, training=self.split == "train")))
 
 
 SET = Scenes
@@ -154,7 +151,15 @@ _OVER = 4
 """Painted so many times larger, for smooth edges."""
 
 
-def paint(picture: Image.Image, thing: Thing, dice: random.Random) -> None:
+def painted(things: list[Thing], dice: random.Random) -> Image.Image:
+    """Things on a pale ground."""
+    picture = plain_ground(dice)
+    for thing in things:
+        _paint(picture, thing, dice)
+    return picture
+
+
+def _paint(picture: Image.Image, thing: Thing, dice: random.Random) -> None:
     red, green, blue = (max(0, min(255, one + dice.randint(-14, 14))) for one in COLOURS[thing.colour])
     side = math.ceil(2 * thing.half)
     mask = Image.new("L", (side * _OVER, side * _OVER))
