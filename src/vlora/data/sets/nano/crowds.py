@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from itertools import product
 
-from .base import PRESENCE, Picture, Turn, a, yes_no
+from .base import Picture, Turn
 from .scenes import (
     Pair,
     Scenes,
@@ -25,6 +25,8 @@ from .scenes import (
     ask_shape,
     in_cells,
     painted,
+    presence,
+    single_answers,
 )
 
 _SIZES = (3, 3, 4, 4, 5)
@@ -80,12 +82,11 @@ def ask_two_shapes(things: list[Thing], dice: random.Random) -> list[Turn]:
 
 
 def _follow(task: str, facts: list[tuple[str, str]], question: str, dice: random.Random) -> list[Turn]:
-    """Ask for the second words of two facts whose first words no other has."""
-    first = [asked for asked, _ in facts]
-    fit = [fact for fact in facts if first.count(fact[0]) == 1]
-    if len(fit) < 2:
+    """Ask for the second words of two facts by the first, if each has but one answer."""
+    answers = single_answers(facts)
+    if len(answers) < 2:
         return []
-    (one, answer), (other, second) = dice.sample(fit, 2)
+    (one, answer), (other, second) = dice.sample([*answers.items()], 2)
     return [Turn(task, question.format(one, other), f"{answer} and {second}")]
 
 
@@ -95,8 +96,4 @@ def ask_swapped(things: list[Thing], pairs: list[Pair], dice: random.Random) -> 
     others = [(one, other) for (one, _), (_, other) in product(shown, repeat=2)]
     absent = [pair for pair in others if pair not in shown and pair in pairs]
     truth = not absent or dice.random() < 0.5
-    return [
-        Turn(
-            "scenes/yes-no", *yes_no(PRESENCE, truth, dice, thing=a(" ".join(dice.choice(shown if truth else absent))))
-        )
-    ]
+    return presence(dice.choice(shown if truth else absent), truth, dice)

@@ -267,15 +267,19 @@ def ask_shape(things: list[Thing], dice: random.Random) -> list[Turn]:
 
 def _follows(task: str, facts: list[tuple[str, str]], wordings: Sequence[str], dice: random.Random) -> list[Turn]:
     """Ask for the second of two words about a thing by the first, if it has but one answer."""
+    answers = single_answers(facts)
+    if not answers:
+        return []
+    asked = dice.choice(sorted(answers))
+    return [Turn(task, dice.choice(wordings).format(asked), answers[asked])]
+
+
+def single_answers(facts: list[tuple[str, str]]) -> dict[str, str]:
+    """The second of two words about a thing by the first, where that has but one; in the order of the facts."""
     answers: dict[str, set[str]] = {}
     for asked, answer in facts:
         answers.setdefault(asked, set()).add(answer)
-    fit = sorted(asked for asked, found in answers.items() if len(found) == 1)
-    if not fit:
-        return []
-    asked = dice.choice(fit)
-    (answer,) = answers[asked]
-    return [Turn(task, dice.choice(wordings).format(asked), answer)]
+    return {asked: found.pop() for asked, found in answers.items() if len(found) == 1}
 
 
 def ask_presence(things: list[Thing], pairs: list[Pair], dice: random.Random) -> list[Turn]:
@@ -288,6 +292,11 @@ def ask_presence(things: list[Thing], pairs: list[Pair], dice: random.Random) ->
         absent = [one for one in pairs if one not in shown]
         near = [one for one in absent if any(one[0] == pair[0] or one[1] == pair[1] for pair in shown)]
         pair = dice.choice(near if near and dice.random() < 0.7 else absent)
+    return presence(pair, truth, dice)
+
+
+def presence(pair: Pair, truth: bool, dice: random.Random) -> list[Turn]:
+    """Whether there is such a thing, and the answer."""
     return [Turn("scenes/yes-no", *yes_no(PRESENCE, truth, dice, thing=a(" ".join(pair))))]
 
 
