@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from PIL import Image
 from tests.data.sets.nano import packed
 from vlora.data.sets.nano import fetch as module
 from vlora.data.sets.nano.fetch import fetch, folder
-from vlora.data.sets.nano.packages import PACKAGES
+from vlora.data.sets.nano.packages import PACKAGES, Part
 from vlora.errors import DataError, InputError, MissingDependency, VLoRAError
 
 posix = pytest.mark.skipif(os.name != "posix", reason="the stand-ins for npm and apt-get are scripts")
@@ -208,6 +209,16 @@ def test_a_missing_tool(made: packed.Made, cache: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("PATH", "")
     with pytest.raises(MissingDependency, match=r"apt-get .* and npm .*tiny-backgrounds.*--from\.$"):
         fetch(made.packages)
+    assert left(cache) == []
+
+
+def test_what_draws_is_missing(made: packed.Made, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said before anything is downloaded."""
+    drawing = packed.tar({"a.svg": b"<svg/>"}, mode="w:gz")
+    table = packed.alone(made, drawing, like=0, part=Part(r"(.+)\.svg", r"all/\1.png", cut_out=50)).packages
+    monkeypatch.setitem(sys.modules, "resvg_py", None)
+    with pytest.raises(MissingDependency, match="run `pip install resvg-py`"):
+        fetch(table)
     assert left(cache) == []
 
 

@@ -9,8 +9,9 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -23,6 +24,10 @@ from vlora.data.sets.nano.base import LEAST, SIZE, Picture, held_out, open_set
 from vlora.data.sets.nano.scenes import COLOURS, MORE_SHAPES, SHAPES
 from vlora.errors import InputError, MissingDependency
 
+T = TypeVar("T")
+
+SHAPED = ("scenes", "pairs", "sizes", "crowds", "counts")
+"""Sets of coloured shapes."""
 HELD_OUT = [f"{colour} {shape}" for colour, shape in held_out("scenes")]
 
 
@@ -54,7 +59,7 @@ def test_splits_differ() -> None:
     assert pictures("train", 1)[0].image.tobytes() != pictures("test", 1)[0].image.tobytes()
 
 
-@pytest.mark.parametrize("name", ["scenes", "pairs", "crowds"])
+@pytest.mark.parametrize("name", SHAPED)
 def test_training_never_shows_or_names_what_is_held_out(name: str) -> None:
     for picture in pictures("train", 1500, name):
         said = " ".join(f"{turn.question} {turn.answer}" for turn in picture.turns)
@@ -86,20 +91,31 @@ def test_training_asks_more_often_for_colours_and_shapes_than_the_test() -> None
 
 
 @pytest.fixture
+def painted(monkeypatch: pytest.MonkeyPatch) -> list[scenes.Thing]:
+    """What is painted."""
+    return watched(monkeypatch, lambda thing: thing)
+
+
+@pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is painted, in words."""
-    seen: list[str] = []
+    return watched(monkeypatch, lambda thing: thing.words)
+
+
+def watched(monkeypatch: pytest.MonkeyPatch, note: Callable[[scenes.Thing], T]) -> list[T]:
+    """A list that grows by every thing that is painted."""
+    seen: list[T] = []
     paint = scenes._paint
 
-    def watched(picture: Image.Image, thing: scenes.Thing, dice: random.Random) -> None:
-        seen.append(thing.words)
+    def noted(picture: Image.Image, thing: scenes.Thing, dice: random.Random) -> None:
+        seen.append(note(thing))
         paint(picture, thing, dice)
 
-    monkeypatch.setattr(scenes, "_paint", watched)
+    monkeypatch.setattr(scenes, "_paint", noted)
     return seen
 
 
-@pytest.mark.parametrize("name", ["scenes", "pairs", "crowds"])
+@pytest.mark.parametrize("name", SHAPED)
 def test_every_test_scene_shows_something_held_out(name: str, shown: list[str]) -> None:
     for number in range(300):
         shown.clear()
@@ -119,6 +135,58 @@ def test_pairs_are_two_things_asked_chiefly_for_how_they_stand(split: str, shown
         asked.update(turn.task for turn in picture.turns)
     assert asked["scenes/relation"] + asked["scenes/side"] > 0.6 * asked.total()
     assert {"scenes/colour", "scenes/shape", "scenes/place", "scenes/size"} <= {*asked}
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_sizes_are_those_of_two_things_of_which_one_is_clearly_larger(split: str, painted: list[scenes.Thing]) -> None:
+    asked = Counter[str]()
+    drawn = open_set("sizes", split)  # type: ignore[arg-type]
+    for number in range(300):
+        painted.clear()
+        picture = drawn.picture(number)
+        assert LEAST <= len(picture.turns) == len({*picture.turns})
+        small, large = sorted(painted, key=lambda thing: thing.half)
+        assert large.half >= 1.3 * small.half
+        for turn in picture.turns:
+            asked[turn.task] += 1
+            if turn.task == "scenes/size":
+                assert turn.answer == (large if "larger" in turn.question else small).words
+    assert asked["scenes/size"] + asked["scenes/extent"] > 0.5 * asked.total()
+
+
+def test_the_larger_covers_more_of_the_pixels() -> None:
+    asked = 0
+    for picture in pictures("train", 200, "sizes"):
+        pixels = np.asarray(picture.image).astype(int)
+        for turn in picture.turns:
+            found = re.fullmatch(r"which is (larger|smaller), the (\w+) (\w+) or the (\w+) (\w+)\?", turn.question)
+            if found and found.group(3) == found.group(5) and found.group(2) != found.group(4):
+                one, other = (int(of_colour(pixels, found.group(group)).sum()) for group in (2, 4))
+                larger = found.group(2 if (one > other) == (found.group(1) == "larger") else 4)
+                asked += 1
+                assert turn.answer == f"{larger} {found.group(3)}", turn
+    assert asked > 20
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_counts_are_those_of_what_was_painted(split: str, shown: list[str]) -> None:
+    asked, answers = Counter[str](), Counter[str]()
+    drawn = open_set("counts", split)  # type: ignore[arg-type]
+    for number in range(300):
+        shown.clear()
+        picture = drawn.picture(number)
+        assert LEAST <= len(picture.turns) == len({*picture.turns})
+        for turn in picture.turns:
+            asked[turn.task] += 1
+            wanted = re.search(r"(?:how many|count the) (\w+)(?: (\w+))?(?: are| do|\.)", turn.question)
+            if wanted:
+                words = {word.removesuffix("es" if word == "crosses" else "s") for word in wanted.groups() if word}
+                found = sum({*thing.split()} >= words - {"shape"} for thing in shown)
+                assert turn.answer == str(found), (turn, shown)
+                answers[turn.answer] += 1
+    assert asked["scenes/count"] > 0.6 * asked.total()
+    assert {*answers} == {*"0123456"}
+    assert max(answers.values()) < 0.3 * answers.total()
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -284,13 +352,19 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     rows = np.zeros((5000, 785), dtype=np.uint8)
     rows[:, -1] = np.arange(5000) // 500
     rows[:, :-1] = 20 * (1 + rows[:, -1:])
-    (tmp_path / "digits").mkdir()
-    with gzip.open(tmp_path / "digits" / "mnist_5k.csv.gz", "wt") as file:
+    place = tmp_path / "digits"
+    place.mkdir()
+    before = digits._AFTER
+    later = np.arange(50, dtype=np.uint8) % 10
+    ink = np.repeat(20 * (1 + later), 28 * 28)
+    (place / "train-images-idx3-ubyte").write_bytes(bytes(16 + before * 28 * 28) + ink.tobytes())
+    (place / "train-labels-idx1-ubyte").write_bytes(bytes(8 + before) + later.tobytes())
+    with gzip.open(place / "mnist_5k.csv.gz", "wt") as file:
         np.savetxt(file, rows, fmt="%d", delimiter=",")
     monkeypatch.setattr(digits, "folder", lambda: tmp_path)
-    digits._all.cache_clear()
+    digits._table.cache_clear()
     yield
-    digits._all.cache_clear()
+    digits._table.cache_clear()
 
 
 @pytest.mark.usefixtures("written")
@@ -311,6 +385,17 @@ def test_digits(split: str) -> None:
             assert answers.get("digits/larger", str(left)) == str(max(left, right))
 
 
+@pytest.mark.usefixtures("written")
+def test_training_has_the_digits_that_come_after_the_table_too() -> None:
+    train, test = digits.Digits("train"), digits.Digits("test")
+    assert len(train.usable) == len({*train.usable}) == 4000 + 50
+    assert len(test.usable) == 1000
+    assert max(test.usable) < 5000
+    assert not {*train.usable} & {*test.usable}
+    for one in train.usable:
+        assert train.ink[one].max() == 20 * (1 + train.labels[one])
+
+
 def test_a_digit_is_of_one_split_only() -> None:
     kept = held_out("digits")
     assert len(kept) == len(set(kept)) == 1000
@@ -327,7 +412,7 @@ def test_as_a_source() -> None:
 
 
 def test_what_there_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    choices = "scenes, pairs, crowds, digits, emoji, stamps, clipart, texts"
+    choices = "scenes, pairs, sizes, crowds, counts, digits, emoji, stamps, clipart, texts"
     with pytest.raises(InputError, match=f"no part 'cats': choose from {choices}"):
         open_source("nano", "cats")
     with pytest.raises(InputError, match="no split 'validation'"):
@@ -335,6 +420,6 @@ def test_what_there_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(InputError, match="needs a path"):
         open_source("nano")
     monkeypatch.setenv("VLORA_CACHE", str(tmp_path))
-    digits._all.cache_clear()
+    digits._table.cache_clear()
     with pytest.raises(MissingDependency, match="vlora data fetch nano"):
         open_set("digits", "train").picture(0)

@@ -21,7 +21,10 @@ INK = {
     "twitter": (0, 0, 250),
     "kept": (0, 250, 0),
     "emojione": (250, 0, 250),
+    "emojione-1": (120, 0, 250),
     "fluent": (0, 250, 250),
+    "fluent-flat": (0, 120, 250),
+    "openmoji": (250, 120, 250),
     "stamp": (250, 250, 0),
 }
 SHOWN = {
@@ -63,8 +66,9 @@ def things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for artist in emoji.ARTISTS:
         save(tmp_path / "emoji" / artist / "a.png", INK[artist])
         save(tmp_path / "emoji" / artist / "b.png", INK["kept"])
-    save(tmp_path / "emoji" / "emojione" / "2600.png", INK["emojione"])  # neither has the moon
-    save(tmp_path / "emoji" / "fluent" / "2600-fe0f.png", INK["fluent"])
+    for artist in emoji.OTHERS:  # none has the moon
+        name = "2600-fe0f.png" if artist == "fluent" else "2600.png"
+        save(tmp_path / "emoji" / artist / name, INK[artist])
     save(tmp_path / "emoji" / "fluent" / f"{KEPT_EMOJI.lower()}.png", INK["kept"])
     for path, caption in {
         "x/bear.png": "A brown bear.",
@@ -120,7 +124,7 @@ def test_emoji_of_the_test_take_turns(place: int, shown: str, names: set[str]) -
 
 def test_training_shows_an_emoji_by_every_artist_that_has_it() -> None:
     shown: dict[str, set[str]] = {"sun": set(), "moon": set()}
-    for number in range(60):
+    for number in range(90):
         picture = open_set("emoji", "train").picture(number)
         (name,) = {turn.answer for turn in picture.turns if turn.task == "emoji/name"}
         shown[name] |= {artist for artist, colour in INK.items() if ink(picture.image, colour) > 0.1}
@@ -155,11 +159,11 @@ def test_drawings_of_the_test_are_held_out() -> None:
 
 def test_training_shows_emoji_and_stamps_of_a_topic_beside_its_drawings() -> None:
     shown: dict[str, set[str]] = {topic: set() for topic in clipart.TOPICS}
-    for number in range(210):
+    for number in range(280):
         picture = open_set("clipart", "train").picture(number)
         shown[picture.turns[0].answer] |= {name for name, colour in INK.items() if ink(picture.image, colour) > 0.1}
     own = {"google"}  # the ink of known drawings, too
-    beside = {"buildings": {"emojione", "fluent"}, "food": {"stamp"}}
+    beside = {"buildings": {*emoji.OTHERS}, "food": {"stamp"}}
     assert shown == {topic: own | beside.get(topic, set()) for topic in clipart.TOPICS}
 
 

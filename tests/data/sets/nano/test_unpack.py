@@ -63,6 +63,26 @@ def test_cut_outs(made: packed.Made, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert sizes == {"small": (20, 10), "large": (50, 25), "link": (50, 25)}
 
 
+SVG = b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 40 40">%s</svg>'
+
+
+def test_a_drawing_becomes_a_cut_out(made: packed.Made, tmp_path: Path) -> None:
+    half = SVG % b'<rect y="20" width="40" height="20" fill="#f00"/>'
+    content = packed.tar({"half.svg": half}, mode="w:gz")
+    (one,) = packed.alone(made, content, like=0, part=Part(r"(.+)\.svg", r"all/\1.png", cut_out=50)).packages
+    unpack(one, made.folder / one.file, into=tmp_path / "set")
+    with Image.open(tmp_path / "set/all/half.png") as image:
+        assert (image.format, image.mode, image.size) == ("PNG", "RGBA", (50, 25))
+        assert image.getpixel((25, 12)) == (255, 0, 0, 255)
+
+
+def test_a_drawing_that_is_none(made: packed.Made, tmp_path: Path) -> None:
+    content = packed.tar({"a.svg": b"<svg> without an end"}, mode="w:gz")
+    (one,) = packed.alone(made, content, like=0, part=Part(r"(.+)\.svg", r"all/\1.png", cut_out=50)).packages
+    with pytest.raises(DataError, match=r"cannot be unpacked.*a drawing"):
+        unpack(one, made.folder / one.file, into=tmp_path / "set")
+
+
 def test_a_cut_out_that_is_no_picture(made: packed.Made, tmp_path: Path) -> None:
     content = packed.deb({"./a.png": b"no picture at all, only words"})
     (one,) = packed.alone(made, content, like=1, part=Part(r"(.+)", r"all/\1", cut_out=50)).packages

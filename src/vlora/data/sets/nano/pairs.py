@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from .base import Picture, Turn
 from .scenes import (
+    Pair,
     Scenes,
     Thing,
     anywhere,
@@ -30,24 +31,29 @@ class Pairs(Scenes):
     """Two shapes each."""
 
     name = "pairs"
+    asked: tuple[Callable[[list[Thing], random.Random], list[Turn]], ...] = (
+        *[ask_relation] * 6,
+        *[ask_side] * 2,
+        ask_colour,
+        ask_shape,
+        ask_place,
+        ask_size,
+    )
+    """What is asked of each, and how often."""
 
     def draw(self, dice: random.Random, number: int) -> Picture:
         """See `PictureSet`."""
         chosen = dice.sample(self.pairs, 2)
         if self.needed:
             chosen[dice.randrange(2)] = dice.choice([pair for pair in self.needed if pair not in chosen])
-        things = dice.choice((anywhere, in_cells))(chosen, dice)
-        return Picture(painted(things, dice), tuple(dict.fromkeys(turn for ask in ASKED for turn in ask(things, dice))))
+        things = self.place(chosen, dice)
+        return Picture(
+            painted(things, dice), tuple(dict.fromkeys(turn for ask in self.asked for turn in ask(things, dice)))
+        )
+
+    def place(self, chosen: list[Pair], dice: random.Random) -> list[Thing]:
+        """Give two shapes their places and sizes."""
+        return dice.choice((anywhere, in_cells))(chosen, dice)
 
 
 SET = Pairs
-
-ASKED: tuple[Callable[[list[Thing], random.Random], list[Turn]], ...] = (
-    *[ask_relation] * 6,
-    *[ask_side] * 2,
-    ask_colour,
-    ask_shape,
-    ask_place,
-    ask_size,
-)
-"""What is asked of each, and how often."""

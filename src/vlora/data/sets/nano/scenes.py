@@ -78,7 +78,7 @@ class Scenes(PictureSet):
     def draw(self, dice: random.Random, number: int) -> Picture:
         """See `PictureSet`."""
         needed = dice.choice(self.needed) if self.needed else None
-        things = dice.choice((_few, _few, _many, _grid))(dice, self.pairs, needed)
+        things = dice.choice((few, few, many, _grid))(dice, self.pairs, needed)
         return Picture(painted(things, dice), tuple(_turns(things, self.pairs, dice, training=self.split == "train")))
 
 
@@ -88,12 +88,12 @@ SET = Scenes
 # -- what is in a scene ------------------------------------------------------------------------------------
 
 
-def _few(dice: random.Random, pairs: list[Pair], needed: Pair | None) -> list[Thing]:
+def few(dice: random.Random, pairs: list[Pair], needed: Pair | None) -> list[Thing]:
     """One to four unlike shapes."""
     return anywhere(_unlike(dice, pairs, needed), dice)
 
 
-def _many(dice: random.Random, pairs: list[Pair], needed: Pair | None) -> list[Thing]:
+def many(dice: random.Random, pairs: list[Pair], needed: Pair | None) -> list[Thing]:
     """None to six of one kind, and some of another."""
     first, second = needed or dice.choice(pairs), dice.choice(pairs)
     count = dice.randint(1 if needed else 0, MOST)
@@ -405,12 +405,17 @@ def ask_size(things: list[Thing], dice: random.Random) -> list[Turn]:
     if not pair:
         return []
     one, other = pair
-    if max(one.half, other.half) < 1.3 * min(one.half, other.half):
+    if not unlike_sizes(one, other):
         return []
     word = dice.choice(("larger", "smaller"))
     winner = one if (one.half > other.half) == (word == "larger") else other
     question = f"which is {word}, the {one.words} or the {other.words}?"
     return [Turn("scenes/size", question, winner.words)]
+
+
+def unlike_sizes(one: Thing, other: Thing) -> bool:
+    """Whether one of two is clearly the larger."""
+    return max(one.half, other.half) >= 1.3 * min(one.half, other.half)
 
 
 def ask_extent(things: list[Thing], dice: random.Random) -> list[Turn]:

@@ -17,11 +17,12 @@ import zlib
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from types import ModuleType
 from typing import IO, BinaryIO, Literal, TypeAlias, cast
 
 from PIL import Image, UnidentifiedImageError
 
-from ....errors import DataError
+from ....errors import DataError, MissingDependency
 from ...images import MAX_PIXELS, open_image
 from .packages import Package, Part
 
@@ -148,10 +149,35 @@ def _write(content: IO[bytes], place: Path, part: Part) -> bool:
 
 def _cut_out(content: bytes, largest: int) -> Image.Image | None:
     """A picture without its empty border, with an alpha channel; None for one that takes gigabytes to decode."""
+    if content.lstrip().startswith(b"<"):
+        content = _drawn(content, largest)
     if _pixels(content) > MAX_PIXELS:
         return None
     with Image.open(io.BytesIO(content), formats=["PNG", "WEBP"]) as picture:
         return trimmed(picture, largest)
+
+
+def _drawn(svg: bytes, width: int) -> bytes:
+    """An SVG as a PNG of so many pixels across; letters in it are left out, as no font is read."""
+    try:
+        return require_resvg().svg_to_bytes(svg_string=svg.decode(), width=width, skip_system_fonts=True)
+    except ValueError as error:
+        raise UnidentifiedImageError(f"a drawing: {error}") from error
+
+
+def require_resvg() -> ModuleType:
+    """What draws an SVG.
+
+    Raises:
+        MissingDependency: it is not installed.
+    """
+    try:
+        import resvg_py
+    except ImportError as error:
+        raise MissingDependency(
+            "Some emoji of the nano set are SVG; run `pip install resvg-py` to draw them."
+        ) from error
+    return resvg_py
 
 
 def trimmed(picture: Image.Image, largest: int) -> Image.Image:
