@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from itertools import product
 
-from .base import Picture, Turn
+from .base import Turn
 from .scenes import (
     Pair,
     Scenes,
@@ -24,7 +24,6 @@ from .scenes import (
     ask_relation,
     ask_shape,
     in_cells,
-    painted,
     presence,
     single_answers,
 )
@@ -37,13 +36,20 @@ class Crowds(Scenes):
 
     name = "crowds"
 
-    def draw(self, dice: random.Random, number: int) -> Picture:
-        """See `PictureSet`."""
+    def things(self, dice: random.Random) -> list[Thing]:
+        """See `Scenes`."""
         chosen = dice.choice((_unlike, _akin))(dice, self.pairs, dice.choice(_SIZES))
         if self.needed and not {*chosen} & {*self.needed}:
             chosen[dice.randrange(len(chosen))] = dice.choice(self.needed)
-        things = dice.choice((anywhere, in_cells))(chosen, dice)
-        return Picture(painted(things, dice), tuple(dict.fromkeys(_turns(things, self.pairs, dice))))
+        return dice.choice((anywhere, in_cells))(chosen, dice)
+
+    def turns(self, things: list[Thing], dice: random.Random) -> list[Turn]:
+        """See `Scenes`."""
+        asked = [turn for _ in range(3) for ask in (ask_colour, ask_shape) for turn in ask(things, dice)]
+        asked += [turn for _ in range(2) for ask in (ask_two_colours, ask_two_shapes) for turn in ask(things, dice)]
+        asked += [turn for _ in range(2) for turn in ask_swapped(things, self.pairs, dice)]
+        asked += [turn for ask in (ask_presence, ask_count, ask_count) for turn in ask(things, self.pairs, dice)]
+        return asked + [turn for ask in (ask_relation, ask_place, ask_caption) for turn in ask(things, dice)]
 
 
 SET = Crowds
@@ -59,14 +65,6 @@ def _akin(dice: random.Random, pairs: list[Pair], count: int) -> list[Pair]:
     colours = dice.sample(sorted({colour for colour, _ in pairs}), 3)
     shapes = dice.sample(sorted({shape for _, shape in pairs}), 4)
     return dice.sample([pair for pair in product(colours, shapes) if pair in pairs], count)
-
-
-def _turns(things: list[Thing], pairs: list[Pair], dice: random.Random) -> list[Turn]:
-    asked = [turn for _ in range(3) for ask in (ask_colour, ask_shape) for turn in ask(things, dice)]
-    asked += [turn for _ in range(2) for ask in (ask_two_colours, ask_two_shapes) for turn in ask(things, dice)]
-    asked += [turn for _ in range(2) for turn in ask_swapped(things, pairs, dice)]
-    asked += [turn for ask in (ask_presence, ask_count, ask_count) for turn in ask(things, pairs, dice)]
-    return asked + [turn for ask in (ask_relation, ask_place, ask_caption) for turn in ask(things, dice)]
 
 
 def ask_two_colours(things: list[Thing], dice: random.Random) -> list[Turn]:

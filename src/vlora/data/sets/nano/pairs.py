@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from .base import Picture, Turn
+from .base import Turn
 from .scenes import (
     Pair,
     Scenes,
@@ -23,7 +23,6 @@ from .scenes import (
     ask_side,
     ask_size,
     in_cells,
-    painted,
 )
 
 
@@ -41,19 +40,20 @@ class Pairs(Scenes):
     )
     """What is asked of each, and how often."""
 
-    def draw(self, dice: random.Random, number: int) -> Picture:
-        """See `PictureSet`."""
+    def things(self, dice: random.Random) -> list[Thing]:
+        """See `Scenes`."""
         chosen = dice.sample(self.pairs, 2)
         if self.needed:
             chosen[dice.randrange(2)] = dice.choice([pair for pair in self.needed if pair not in chosen])
-        things = self.place(chosen, dice)
-        return Picture(
-            painted(things, dice), tuple(dict.fromkeys(turn for ask in self.asked for turn in ask(things, dice)))
-        )
+        return self.place(chosen, dice)
 
     def place(self, chosen: list[Pair], dice: random.Random) -> list[Thing]:
         """Give two shapes their places and sizes."""
         return dice.choice((anywhere, in_cells))(chosen, dice)
+
+    def turns(self, things: list[Thing], dice: random.Random) -> list[Turn]:
+        """See `Scenes`."""
+        return [turn for ask in self.asked for turn in ask(things, dice)]
 
 
 SET = Pairs

@@ -77,9 +77,21 @@ class Scenes(PictureSet):
 
     def draw(self, dice: random.Random, number: int) -> Picture:
         """See `PictureSet`."""
+        things = self.things(dice)
+        picture = painted(things, dice)
+        turns = dict.fromkeys(self.turns(things, dice))
+        while len(turns) < LEAST:
+            turns |= dict.fromkeys(ask_presence(things, self.pairs, dice))
+        return Picture(picture, tuple(turns))
+
+    def things(self, dice: random.Random) -> list[Thing]:
+        """What a scene shows."""
         needed = dice.choice(self.needed) if self.needed else None
-        things = dice.choice((few, few, many, _grid))(dice, self.pairs, needed)
-        return Picture(painted(things, dice), tuple(_turns(things, self.pairs, dice, training=self.split == "train")))
+        return dice.choice((few, few, many, _grid))(dice, self.pairs, needed)
+
+    def turns(self, things: list[Thing], dice: random.Random) -> list[Turn]:
+        """What is asked of it, some perhaps twice."""
+        return _turns(things, self.pairs, dice, training=self.split == "train")
 
 
 SET = Scenes
@@ -243,10 +255,7 @@ def _turns(things: list[Thing], pairs: list[Pair], dice: random.Random, training
         asked += [lambda: ask_colour(things, dice), lambda: ask_shape(things, dice)] * 3
         asked += [lambda: ask_side(things, dice), lambda: ask_places(things, dice)] * 2
         asked += [lambda: ask_extent(things, dice)]
-    turns = dict.fromkeys(turn for ask in asked for turn in ask())
-    while len(turns) < LEAST:
-        turns |= dict.fromkeys(ask_presence(things, pairs, dice))
-    return list(turns)
+    return [turn for ask in asked for turn in ask()]
 
 
 def _only(things: list[Thing]) -> list[Thing]:
