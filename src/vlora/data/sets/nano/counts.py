@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 
 from .base import Turn
-from .scenes import Scenes, Thing, ask_colour, ask_count, ask_shape, few, many
+from .scenes import Kind, Scenes, Thing, ask_colour, ask_count, ask_shape, few, many
 
 
 class Counts(Scenes):
@@ -17,10 +17,9 @@ class Counts(Scenes):
 
     name = "counts"
 
-    def things(self, dice: random.Random) -> list[Thing]:
+    def kinds(self) -> tuple[Kind, ...]:
         """See `Scenes`."""
-        needed = dice.choice(self.needed) if self.needed else None
-        return dice.choice((many, many, many, few))(dice, self.pairs, needed)
+        return many, many, many, few
 
     def turns(self, things: list[Thing], dice: random.Random) -> list[Turn]:
         """See `Scenes`."""

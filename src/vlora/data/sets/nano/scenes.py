@@ -63,6 +63,10 @@ class Thing:
         return f"{self.colour} {self.shape}"
 
 
+Kind = Callable[[random.Random, list[Pair], Pair | None], list[Thing]]
+"""Chooses and places what a scene shows, of these pairs; one that must be there is the last argument."""
+
+
 class Scenes(PictureSet):
     """Up to six shapes each."""
 
@@ -87,7 +91,11 @@ class Scenes(PictureSet):
     def things(self, dice: random.Random) -> list[Thing]:
         """What a scene shows."""
         needed = dice.choice(self.needed) if self.needed else None
-        return dice.choice((few, few, many, _grid))(dice, self.pairs, needed)
+        return dice.choice(self.kinds())(dice, self.pairs, needed)
+
+    def kinds(self) -> tuple[Kind, ...]:
+        """What it is chosen by, each as often as it stands here."""
+        return few, few, many, _grid
 
     def turns(self, things: list[Thing], dice: random.Random) -> list[Turn]:
         """What is asked of it, some perhaps twice."""
