@@ -412,7 +412,7 @@ def test_as_a_source() -> None:
 
 
 def test_what_there_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    choices = "scenes, pairs, sizes, crowds, counts, digits, emoji, stamps, clipart, texts"
+    choices = "scenes, pairs, sizes, crowds, counts, digits, emoji, stamps, nouns, clipart, texts"
     with pytest.raises(InputError, match=f"no part 'cats': choose from {choices}"):
         open_source("nano", "cats")
     with pytest.raises(InputError, match="no split 'validation'"):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlora.data.sets.nano import canvas, clipart, emoji, stamps, texts
+from vlora.data.sets.nano import canvas, clipart, emoji, nouns, stamps, texts
 from vlora.data.sets.nano.base import LEAST, SIZE, held_out, open_set
 
 KEPT_EMOJI = held_out("emoji")[0]
@@ -30,6 +30,7 @@ INK = {
 SHOWN = {
     "emoji": ("google", *emoji.OTHERS),
     "stamps": ("stamp",),
+    "nouns": ("google", *emoji.OTHERS),
     "clipart": ("google", "stamp", *emoji.OTHERS),
 }
 """Inks of what training may show, by set."""
@@ -47,7 +48,7 @@ def save(path: Path, colour: tuple[int, int, int]) -> None:
 
 @pytest.fixture(autouse=True)
 def things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Three emoji, two bears and two drawings of each topic, one of each held out; grey photographs.
+    """Three emoji, five stamps with two bears, two drawings of each topic; one of each held out; grey photographs.
 
     Of the topics of drawings one emoji is of buildings, and a stamp of food.
     """
@@ -73,6 +74,8 @@ def things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for path, caption in {
         "x/bear.png": "A brown bear.",
         "food/fox.png": "A fox!",
+        "x/sun.png": "A sun.",
+        "x/moon.png": "The moon.",
         KEPT_STAMP: "A bear (of sorts).",
     }.items():
         save(tmp_path / "stamps" / path, INK["kept" if path == KEPT_STAMP else "stamp"])
@@ -167,6 +170,32 @@ def test_training_shows_emoji_and_stamps_of_a_topic_beside_its_drawings() -> Non
     assert shown == {topic: own | beside.get(topic, set()) for topic in clipart.TOPICS}
 
 
+def test_nouns_of_stamps_are_shown_as_others_draw_them(tmp_path: Path) -> None:
+    """By emoji and drawings whose name says nothing else; never by the stamps, nor by what is held out."""
+    paths = ("animals/bear_1.png", "animals/big_bear.png", "food/fox_juice_box.png", "tools/roadsigns/fox.png")
+    for number, path in enumerate(paths):
+        save(tmp_path / "clipart" / path, (120, 120, number))
+    drawn = nouns.Nouns("train").drawn
+    assert {noun: {Path(path).parent.as_posix() for path in paths} for noun, paths in drawn.items()} == {
+        "sun": {f"emoji/{artist}" for artist in ("google", *emoji.OTHERS)},
+        "moon": {"emoji/google"},
+        "bear": {"clipart/animals"},
+    }
+    assert drawn["bear"] == ["clipart/animals/bear_1.png"]
+    asked = {turn.answer for turn in open_set("nouns", "train").picture(0).turns if turn.task != "nouns/yes-no"}
+    assert len(asked) == 1
+    assert asked < {*drawn}
+
+
+def test_nouns_never_answer_the_question_for_an_emoji_s_own_name() -> None:
+    asked = {
+        name: {turn.question for number in range(60) for turn in open_set(name, "train").picture(number).turns}
+        for name in ("nouns", "emoji")
+    }
+    same = asked["nouns"] & asked["emoji"]
+    assert not [question for question in same if not question.startswith("is this ")]
+
+
 @pytest.mark.parametrize(("mirror", "left"), [(False, {INK["google"]}), (True, {INK["google"], INK["twitter"]})])
 def test_a_mirrored_thing_has_its_left_on_the_right_every_second_time(
     mirror: bool, left: set[tuple[int, int, int]]
@@ -193,7 +222,7 @@ def test_a_drawing_is_of_one_topic_and_one_split(tmp_path: Path) -> None:
 
 def test_yes_is_said_of_what_is_shown_and_of_nothing_else() -> None:
     said: set[str] = set()
-    for name in ("stamps", "clipart"):
+    for name in ("stamps", "nouns", "clipart"):
         for number in range(60):
             turns = open_set(name, "train").picture(number).turns
             names = {turn.answer for turn in turns if turn.task.endswith(("noun", "topic"))}
@@ -230,7 +259,7 @@ def test_what_is_held_out_is_named_once() -> None:
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-@pytest.mark.parametrize("name", ["emoji", "stamps", "clipart", "texts"])
+@pytest.mark.parametrize("name", ["emoji", "stamps", "nouns", "clipart", "texts"])
 def test_enough_is_asked_of_every_picture(name: str, split: str) -> None:
     drawn = open_set(name, split)  # type: ignore[arg-type]
     assert all(len(drawn.picture(number).turns) >= LEAST for number in range(12))

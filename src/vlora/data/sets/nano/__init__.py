@@ -14,6 +14,7 @@
 | `digits` | `digits.py` | one or two handwritten digits | reading, the larger, sum, even or odd, yes or no |
 | `emoji` | `emoji.py` | an emoji, turned and scaled, on any ground | name, group, yes or no |
 | `stamps` | `stamps.py` | a cut-out photograph or drawing on any ground | head noun, caption, yes or no |
+| `nouns` | `nouns.py` | an emoji or a drawing of what a stamp may show | noun, yes or no, one noun or another |
 | `clipart` | `clipart.py` | a drawing of Open Clip Art | topic, yes or no |
 | `texts` | `texts.py` | of another set | what no picture answers |
 

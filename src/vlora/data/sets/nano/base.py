@@ -29,7 +29,7 @@ PRESENCE = ("is there {thing}?", "do you see {thing}?", "does the picture show {
 LEAST = 4
 """Turns of every picture, at the least: as many as training asks about one look, so that its batches are regular."""
 
-SETS = ("scenes", "pairs", "sizes", "crowds", "counts", "digits", "emoji", "stamps", "clipart", "texts")
+SETS = ("scenes", "pairs", "sizes", "crowds", "counts", "digits", "emoji", "stamps", "nouns", "clipart", "texts")
 """The sets by name; each is a file of this folder, with its class as `SET`."""
 
 
