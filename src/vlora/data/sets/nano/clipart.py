@@ -12,7 +12,7 @@ from functools import cache
 
 from .base import Picture, PictureSet, Split, Turn, both, parted
 from .canvas import cut_out, paste, plain_ground
-from .emoji import ARTISTS, EmojiSet
+from .emoji import EmojiSet
 from .fetch import folder
 from .stamps import Stamps
 
@@ -58,7 +58,7 @@ class Clipart(PictureSet):
             self.usable[topic] = [f"clipart/{path}" for path in (new if split == "test" else known)]
         beside: list[dict[str, list[str]]] = []
         if split == "train":
-            emoji = [(one.kind, (one.by(ARTISTS[0]), *one.others)) for one in EmojiSet(split).known]
+            emoji = [(one.kind, one.in_training) for one in EmojiSet(split).known]
             stamps = [(one.path, (f"stamps/{one.path}",)) for one in Stamps(split).known]
             beside = [_by_topic(emoji, EMOJI), _by_topic(stamps, STAMPS)]
         self.beside = {topic: [paths[topic] for paths in beside if paths[topic]] for topic in TOPICS}

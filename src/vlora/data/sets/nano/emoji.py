@@ -68,6 +68,11 @@ class Emoji:
         """The path of its picture by one of `ARTISTS`, below the folder of the set."""
         return f"emoji/{artist}/{self.file}"
 
+    @property
+    def in_training(self) -> tuple[str, ...]:
+        """The paths of all its pictures that training may show, below the folder of the set."""
+        return self.by(ARTISTS[0]), *self.others
+
 
 class EmojiSet(PictureSet):
     """One emoji each. The test shows in turn: known ones, known ones of the other artist, and held-out ones."""

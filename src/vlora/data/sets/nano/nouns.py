@@ -14,10 +14,10 @@ from pathlib import PurePosixPath
 from .base import PRESENCE, Picture, PictureSet, Split, Turn, a, both
 from .canvas import any_ground, cut_out, paste
 from .clipart import Clipart
-from .emoji import ARTISTS, EmojiSet
+from .emoji import EmojiSet
 from .stamps import Stamps
 
-GROUPS = ("animals", "food", "travel", "activities", "objects")
+_GROUPS = ("animals", "food", "travel", "activities", "objects")
 """Groups of emoji that show a thing; the others have faces, signs and buttons, whatever their last word is."""
 
 _OTHER_THING = re.compile(
@@ -68,8 +68,8 @@ def _emoji(known: set[str]) -> Iterable[tuple[str, str]]:
         name = one.name.removesuffix(" face")
         words = name.split()
         noun = next((word for word in (name, words[-1]) if word in known), "")
-        if one.group in GROUPS and noun and len(words) <= 2 and not _OTHER_THING.search(" ".join(words[:-1])):
-            yield from ((noun, path) for path in (one.by(ARTISTS[0]), *one.others))
+        if one.group in _GROUPS and noun and len(words) <= 2 and not _OTHER_THING.search(" ".join(words[:-1])):
+            yield from ((noun, path) for path in one.in_training)
 
 
 def _drawings(known: set[str]) -> Iterable[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """Sizes: scenes of two unlike shapes, one clearly the larger, asked chiefly for which.
 
-For training: the suite asks for sizes among all of `scenes`, where they were never learned (0.47 right, and either of
-two would be 0.5). Relations were not either, until they were asked about two things at a time, and little else
+For training: the suite asks for sizes among all of `scenes`, which alone never taught them (0.47 right, and either of
+two would be 0.5). Nor did it teach relations, until they were asked about two things at a time, and little else
 (`pairs.py`).
 """
 
