@@ -1,4 +1,4 @@
-"""Emoji, turned, scaled and put on a ground: in training of six sets, in the test of one of them and of another.
+"""Emoji, turned, scaled and put on a ground: in training of seven sets, in the test of one of them and of another.
 
 Whole emoji are held out, whoever drew them. An emoji is one of one code point, or a flag; those put together of
 several (families, professions) differ by details that a picture of 128 pixels hardly shows.
@@ -34,7 +34,7 @@ GROUPS = {
 ARTISTS = ("google", "twitter")
 """Whose emoji the test shows: training shows the first's too; the second's are for the test alone."""
 
-OTHERS = ("emojione", "emojione-1", "fluent", "fluent-flat", "openmoji")
+OTHERS = ("blobs", "emojione", "emojione-1", "fluent", "fluent-flat", "openmoji")
 """Sets that training alone shows, beside the first's: what is drawn shall be learned, not how one artist does it."""
 
 _OTHERS = 0.6

@@ -1,6 +1,7 @@
 """The packages whose pictures nano is trained on: versions, hashes, licences, and what is taken from each.
 
     emoji-datasource-google, -twitter ──► emoji/google, emoji/twitter, emoji/emoji.json
+    emoji-datasource-google of 2017   ──► emoji/blobs
     emojione (two versions)           ──► emoji/emojione, emoji/emojione-1
     @lobehub/fluent-emoji-3d, -flat   ──► emoji/fluent, emoji/fluent-flat
     openmoji                          ──► emoji/openmoji
@@ -151,6 +152,19 @@ PACKAGES: tuple[Package, ...] = (
         use="as EmojiOne drew them before, for training alone",
         unpacked=6_000_000,
         parts=(Part(rf"package/assets/png/({_ONE_SKIN}[0-9A-F-]+\.png)", r"emoji/emojione-1/\1"),),
+    ),
+    Package(
+        tool="npm",
+        name="emoji-datasource-google",
+        version="3.0.0",
+        file="emoji-datasource-google-3.0.0.tgz",
+        size=26_043_875,
+        sha256="3247dd55dee7954d6d1d3d84b05759e49daf71cab5cccb4566940209679af66f",
+        licence="Apache-2.0 (images), MIT (data)",
+        about="Images of Android of April 2017: the README gives them to its project, whose Noto Emoji are Apache-2.0.",
+        use="as Google drew them before, which are called blobs, for training alone",
+        unpacked=7_000_000,
+        parts=(Part(rf"package/img/google/64/({_ONE_SKIN}[^/]+\.png)", r"emoji/blobs/\1"),),
     ),
     Package(
         tool="npm",
