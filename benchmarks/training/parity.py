@@ -1,4 +1,4 @@
-"""Ours and the recipe do the same work: the same loss and the same gradients, on one batch, in float32."""
+"""Ours and the recipe do the same work: the same loss and gradients, on one batch, in the precision of what learns."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def check(learner: Learner, reference: Recipe, batch: dict[str, Any], *, rows: i
     part = {name: value[:rows] for name, value in batch.items() if name != "seen"}
     before = next(learner.language_model.parameters()).dtype
     for model in (learner.model, reference.model):
-        _frozen_in(model, torch.float32)
+        _frozen_in(model, next(learner.bridge.parameters()).dtype)
     ours, plain = our_loss(learner, part), reference(part)
     ours.backward()
     plain.backward()
@@ -60,6 +60,6 @@ def _differences(learner: Learner, reference: Recipe) -> list[float]:
 
 
 def _frozen_in(model: Any, dtype: torch.dtype) -> None:
-    """A frozen language model to float32 and back again loses nothing."""
+    """A frozen language model to a higher precision and back again loses nothing."""
     for parameter in [*model.model.language_model.parameters(), *model.lm_head.parameters()]:
         parameter.data = parameter.data.to(dtype)
