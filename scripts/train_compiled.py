@@ -8,9 +8,9 @@ softmax and low-rank path become a few loops. With `--int8` its frozen products 
 scale per token, rounded as it comes, and a scale per row of the matrix, rounded once. That pays where a CPU has int8
 units and no others (AVX-512 VNNI without AMX); docs/log.md says how much, and how far gradients are off.
 
-It is not in the library: it knows one family and the targets `v o gate up`, goes past the hooks of everything else, and
-needs a compiler, a minute or two for it, and the questions about an image in one row (`model/packing.py`). Whatever is
-not like that (evaluation, no gradient, no image) takes the blocks as they are.
+It is not in the library: it knows one family and the targets `v o gate up`, or visual tokens, which wear nothing; goes
+past the hooks of everything else, and needs a compiler, a minute or two for it, and the questions about an image in one
+row (`model/packing.py`). Whatever is not like that (evaluation, no gradient, no image) takes the blocks as they are.
 """
 
 from __future__ import annotations
@@ -152,14 +152,15 @@ def _block(layer: Any, *, int8: bool) -> Block:
     )
 
 
-def _forward(block: Block, number: int, plain: Any, h: Tensor, **options: Any) -> Tensor:
+def _forward(block: Block, number: int, wears: bool, plain: Any, h: Tensor, **options: Any) -> Tensor:
     weights, mask = options.get("perceptual_weights"), options.get("attention_mask")
-    if weights is None or mask is None or len(weights) != len(h) or not torch.is_grad_enabled():
+    other_rows = wears and (weights is None or len(weights) != len(h))
+    if other_rows or mask is None or not torch.is_grad_enabled():
         return plain(h, **options)
     cos, sin = options["position_embeddings"]
     for tensor, lengths in ((h, (1,)), (cos, (1,)), (sin, (1,)), (mask, (2, 3))):
         torch._dynamo.mark_dynamic(tensor, lengths)
-    sites = weights.layout.sites_of.get(number)
+    sites = weights.layout.sites_of.get(number) if wears else None
     if not sites:
         with torch.set_grad_enabled(h.requires_grad):  # before the first block that wears, nothing learns
             return BARE(h, cos, sin, mask, *block.values())
@@ -172,7 +173,8 @@ def compile_blocks(model: Any, *, int8: bool) -> None:
     """Let the blocks of a model that learns to see run compiled, where all texts about an image lie in one row.
 
     Args:
-        model: a VLoRA model whose language model is a frozen Llama and wears weights at `v o gate up`.
+        model: a VLoRA model whose language model is a frozen Llama and wears weights at `v o gate up`, or a model that
+            sees by visual tokens, whose language model is a frozen Llama.
         int8: of the frozen products.
 
     Raises:
@@ -182,16 +184,17 @@ def compile_blocks(model: Any, *, int8: bool) -> None:
     generator = getattr(model.config, "generator_config", None)
     targets = tuple(generator.targets) if generator else ()
     family = decoder.config.model_type  # type: ignore[union-attr]
-    if family != "llama" or targets != TARGETS or any(p.requires_grad for p in decoder.parameters()):
+    if family != "llama" or targets not in ((), TARGETS) or any(p.requires_grad for p in decoder.parameters()):
         raise InputError(
-            f"Compiled blocks are for a frozen llama that wears weights at {' '.join(TARGETS)}; this is a {family}, "
-            f"frozen or not, that wears them at {' '.join(targets) or 'no target'}: use `vlora train`."
+            f"Compiled blocks are for a frozen llama that wears weights at {' '.join(TARGETS)}, or sees by visual "
+            f"tokens; this is a {family}, frozen or not, that wears them at {' '.join(targets) or 'no target'}: use "
+            "`vlora train`."
         )
     decoder.set_attn_implementation("eager")  # type: ignore[operator]  # its mask is added to scores
     torch._dynamo.config.recompile_limit = 64  # by the number of rows, and by whether weights are worn
     layers: Any = decoder.layers
     for number, layer in enumerate(layers):
-        layer.forward = partial(_forward, _block(layer, int8=int8), number, layer.forward)
+        layer.forward = partial(_forward, _block(layer, int8=int8), number, bool(targets), layer.forward)
 
 
 def main(arguments: list[str]) -> None:

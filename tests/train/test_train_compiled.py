@@ -24,8 +24,8 @@ OPTIONS = [
 CPU = torch.device("cpu")
 
 
-def learner_and_batch(path: Path, layer: int) -> tuple[Learner, dict[str, Any]]:
-    config = load_config(path, [*OPTIONS, f"model.generator.layers=[{layer}]"])
+def learner_and_batch(path: Path, *options: str) -> tuple[Learner, dict[str, Any]]:
+    config = load_config(path, [*OPTIONS, *options])
     torch.manual_seed(0)
     learner = build(config, CPU)
     for name, parameter in learner.bridge.named_parameters():
@@ -45,9 +45,12 @@ def loss_and_gradient(learner: Learner, batch: dict[str, Any]) -> tuple[Tensor, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layer", [0, 1])  # the other block of the two is bare: one that leads to what learns, or not
-def test_loss_and_gradients_are_those_of_the_blocks_as_they_are(tiny_config: Path, layer: int) -> None:
-    learner, batch = learner_and_batch(tiny_config, layer)
+@pytest.mark.parametrize(
+    "option",  # with one layer the other block of the two is bare: one that leads to what learns, or not
+    ["model.generator.layers=[0]", "model.generator.layers=[1]", "paradigm=visual-tokens"],
+)
+def test_loss_and_gradients_are_those_of_the_blocks_as_they_are(tiny_config: Path, option: str) -> None:
+    learner, batch = learner_and_batch(tiny_config, option)
     loss, gradient = loss_and_gradient(learner, batch)
     plain = [layer.forward for layer in learner.language_model.layers]  # type: ignore[union-attr]
     compile_blocks(learner.model, int8=False)
