@@ -4,7 +4,8 @@
     python scripts/suite_tables.py all.json             # or of several runs, each with a part of the tasks by --only
 
 Joins what the runs printed into `docs/results/nano-suite.json`, and writes its figures into the rows of README.md,
-README.zh-CN.md, the model card and docs/results.md that begin with the name of a task and have its whole accuracy.
+README.zh-CN.md, the model card and docs/results.md that begin with the name of a task and have its whole accuracy, and
+into those of weights and visual tokens in the latter.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ def main() -> None:
     for path in SHORT:
         write(path, {name: short(name, part) for name, part in tasks.items()})
     write(LONG, {name: long(name, part) for name, part in tasks.items()})
+    write(LONG, {name: pair(name, part) for name, part in tasks.items()})
     mean = sum(part["accuracy"] for part in tasks.values()) / len(tasks)
     met = [name for name, part in tasks.items() if part["target"] and part["accuracy"] >= part["target"]]
     print(f"mean of {len(tasks)} tasks {mean:.3f}; targets met: {', '.join(met) or 'none'}")
@@ -62,12 +64,28 @@ def long(name: str, part: dict[str, Any]) -> str:
     return _row(name, part["n"], _accuracy(part), _interval(part), target, *map(_accuracy, beside))
 
 
+def pair(name: str, part: dict[str, Any]) -> str:
+    """A row of weights and visual tokens that were trained in the same steps: accuracies, prefills and times."""
+    weights, tokens = part[NAMES[2]], part[NAMES[1]]
+    two = [f"{one['accuracy']:.2f} ({'-'.join(f'{end:.2f}' for end in one['interval'])})" for one in (weights, tokens)]
+    difference = f"{weights['accuracy'] - tokens['accuracy']:+.2f}"
+    prefill = _two(weights, tokens, "prefill_flops", 1e-9, ".1f")
+    milliseconds = _two(weights, tokens, "seconds_per_answer", 1e3, ".0f")
+    return _row(name, weights["n"], *two, difference, *prefill, *milliseconds)
+
+
+def _two(weights: dict[str, Any], tokens: dict[str, Any], cost: str, unit: float, form: str) -> tuple[str, str]:
+    both = " / ".join(format(one[cost] * unit, form) for one in (weights, tokens))
+    return both, f"{weights[cost] / tokens[cost]:.2f}"
+
+
 def write(path: Path, rows: dict[str, str]) -> None:
-    """Put rows in the place of those with the same name and as many cells; brackets are of another table's."""
+    """Put rows in the place of those with the same name and as many cells, and brackets if they have any."""
 
     def replaced(match: re.Match[str]) -> str:
         row = rows.get(match[1], "")
-        return row if row.count("|") == match[0].count("|") and "(" not in match[0] else match[0]
+        alike = row.count("|") == match[0].count("|") and ("(" in row) == ("(" in match[0])
+        return row if alike else match[0]
 
     text = path.read_text(encoding="utf-8")
     path.write_text(re.sub(r"^\| ([\w/-]+) \|.*\|$", replaced, text, flags=re.MULTILINE), encoding="utf-8")
