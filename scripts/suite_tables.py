@@ -66,8 +66,8 @@ def long(name: str, part: dict[str, Any]) -> str:
 
 def pair(name: str, part: dict[str, Any]) -> str:
     """A row of weights and visual tokens that were trained in the same steps: accuracies, prefills and times."""
-    weights, tokens = part[NAMES[2]], part[NAMES[1]]
-    two = [f"{one['accuracy']:.2f} ({'-'.join(f'{end:.2f}' for end in one['interval'])})" for one in (weights, tokens)]
+    _, tokens, weights = (part[name] for name in NAMES)
+    two = [f"{_accuracy(one, 2)} ({_interval(one, 2)})" for one in (weights, tokens)]
     difference = f"{weights['accuracy'] - tokens['accuracy']:+.2f}"
     prefill = _two(weights, tokens, "prefill_flops", 1e-9, ".1f")
     milliseconds = _two(weights, tokens, "seconds_per_answer", 1e3, ".0f")
@@ -95,12 +95,12 @@ def _row(*cells: object) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
-def _accuracy(score: dict[str, Any]) -> str:
-    return f"{score['accuracy']:.3f}"
+def _accuracy(score: dict[str, Any], digits: int = 3) -> str:
+    return f"{score['accuracy']:.{digits}f}"
 
 
-def _interval(score: dict[str, Any]) -> str:
-    return "-".join(f"{end:.3f}" for end in score["interval"])
+def _interval(score: dict[str, Any], digits: int = 3) -> str:
+    return "-".join(f"{end:.{digits}f}" for end in score["interval"])
 
 
 if __name__ == "__main__":
