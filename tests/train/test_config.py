@@ -53,6 +53,7 @@ def test_an_override_reaches_into_a_list(tmp_path: Path) -> None:
             "data.sources: give every source a weight",
         ),
         ("train: {steps: 1}\ndata: {sources: [{format: folder, pth: 1}]}", "data.sources.0.pth: unknown; choose from"),
+        ("train: {steps: 1, optimizer: muon, parallel: fsdp}", "train.optimizer: muon steps by whole matrices"),
     ],
 )
 def test_what_does_not_fit_together(tmp_path: Path, text: str, says: str) -> None:

@@ -34,6 +34,15 @@ def one(tiny_config: Path, tmp_path: Path) -> Path:
     return run
 
 
+def test_muon_of_two_processes_is_that_of_one(tiny_config: Path, tmp_path: Path) -> None:
+    muon = (*WHOLE, *FULL, "--set", "train.optimizer=muon")
+    for name, processes in (("one", 1), ("two", 2)):
+        finish(command(tiny_config, tmp_path / name, *muon, processes=processes))
+    assert '"parallel": "ddp"' in (tmp_path / "two" / "environment.json").read_text()
+    assert largest_loss_difference(tmp_path / "one", tmp_path / "two") < 1e-4
+    assert largest_difference(tmp_path / "one", tmp_path / "two") < 1e-3
+
+
 def test_ddp_is_one_process_with_the_same_global_batch(tiny_config: Path, tmp_path: Path, one: Path) -> None:
     two = tmp_path / "two"
     finish(command(tiny_config, two, *WHOLE, processes=2))

@@ -100,6 +100,9 @@ class TrainSection(_Section):
     epochs: float | None = Field(None, gt=0, description="passes over the data; or `steps`")
     images_per_step: int = Field(16, ge=1, description="the global batch: looks, or texts without an image, in a step")
     images_per_device: int | None = Field(None, ge=1, description="at most so many at a time; None: all of a process's")
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw", description="muon: its steps for matrices, AdamW's for the rest"
+    )
     learning_rate: float = Field(1e-3, gt=0, description="of the generator, or the projector")
     output_rate: float = Field(1.0, gt=0, description="learning rate of B, scales and static factors, over the rest's")
     language_model_rate: float | None = Field(None, gt=0, description="None: learning_rate")
@@ -123,6 +126,16 @@ class TrainSection(_Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     stored_dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="precision of the final weights")
     report_to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
+
+    def sharing(self, processes: int) -> Literal["ddp", "fsdp", "zero2"]:
+        """How so many processes share the work, as asked.
+
+        For `auto`: what is trained in stage one is small enough for every GPU to hold all of it; a whole language model
+        is not, unless its matrices must be whole.
+        """
+        if self.parallel != "auto":
+            return self.parallel
+        return "fsdp" if self.language_model == "full" and self.optimizer == "adamw" and processes > 1 else "ddp"
 
     @field_validator("gradient_checkpointing", mode="before")
     @classmethod
@@ -152,6 +165,11 @@ class TrainConfig(_Section):
             raise ValueError("train.steps, train.epochs: give exactly one of the two")
         if not self.data.sources:
             raise ValueError("data.sources: there is none; name at least one")
+        if train.optimizer == "muon" and train.parallel in ("fsdp", "zero2"):
+            raise ValueError(
+                f"train.optimizer: muon steps by whole matrices, which train.parallel {train.parallel} divides; choose "
+                "ddp, or adamw"
+            )
         weights = [source.weight for source in self.data.sources]
         if any(weights) and not all(weights):
             raise ValueError("data.sources: give every source a weight, or none of them")

@@ -38,6 +38,8 @@ from .sizes import nano_encoder
 
 # What of a generator writes into the language model, and has a rate of its own.
 OUTPUT = ("b.", "static_a.", "scales")
+# What of it is vectors, one below another, and no matrix that maps.
+VECTORS = ("queries", "positions", "scales")
 
 
 @dataclass
@@ -72,18 +74,33 @@ class Learner:
         return self.model.model.vision_tower
 
     def groups(self, section: TrainSection) -> list[dict[str, Any]]:
-        """Parameter groups: a rate for each part; matrices with weight decay, the rest without."""
-        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        """Parameter groups: a rate for each part; matrices with weight decay, the rest without.
+
+        With Muon each says whether its steps are `orthogonal`: matrices that map have such, tables of embeddings not.
+        """
+        muon = section.optimizer == "muon"
+        groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
         seen: set[nn.Parameter] = set()
+        tables = {module.weight for module in self.model.modules() if isinstance(module, nn.Embedding)}
+        tables.add(self.model.get_output_embeddings().weight)
         for name, part in (("bridge", self.bridge), ("vision", self.vision), ("language_model", self.model)):
             for path, parameter in part.named_parameters():
                 if parameter.requires_grad and parameter not in seen:
                     seen.add(parameter)
-                    key = (_rate(name, path, section), _decays(name, path, parameter))
+                    key = (
+                        _rate(name, path, section),
+                        _decays(name, path, parameter),
+                        muon and parameter not in tables and _maps(name, path, parameter),
+                    )
                     groups.setdefault(key, []).append(parameter)
         return [
-            {"params": members, "lr": rate, "weight_decay": section.weight_decay if decays else 0.0}
-            for (rate, decays), members in groups.items()
+            {
+                "params": members,
+                "lr": rate,
+                "weight_decay": section.weight_decay if decays else 0.0,
+                **({"orthogonal": orthogonal} if muon else {}),
+            }
+            for (rate, decays, orthogonal), members in groups.items()
         ]
 
     def blocks(self) -> list[str]:
@@ -153,8 +170,12 @@ def _rate(part: str, path: str, section: TrainSection) -> float:
 
 
 def _decays(part: str, path: str, parameter: nn.Parameter) -> bool:
-    written = part == "bridge" and (path.startswith(OUTPUT) or path.endswith("queries") or path == "positions")
+    written = part == "bridge" and (path.startswith(OUTPUT) or path.endswith(VECTORS))
     return parameter.ndim >= 2 and not written
+
+
+def _maps(part: str, path: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim == 2 and not (part == "bridge" and path.endswith(VECTORS))
 
 
 def build(config: TrainConfig, device: torch.device) -> Learner:

@@ -41,21 +41,14 @@ def device_of(config: TrainConfig) -> torch.device:
 def parallelism(config: TrainConfig) -> str:
     """How processes share the work: `one`, `ddp`, `fsdp` or `zero2`.
 
-    What is trained in stage one is small enough for every GPU to hold all of it; a whole language model is not.
-
     Raises:
         MissingDependency: DeepSpeed is asked for, and not installed.
     """
-    wanted = config.train.parallel
-    if wanted == "zero2" and importlib.util.find_spec("deepspeed") is None:
+    if config.train.parallel == "zero2" and importlib.util.find_spec("deepspeed") is None:
         raise MissingDependency(
             "train.parallel is zero2, which needs DeepSpeed: run `pip install deepspeed`, or use fsdp."
         )
-    if processes() == 1:
-        return "one"
-    if wanted != "auto":
-        return wanted
-    return "fsdp" if config.train.language_model == "full" else "ddp"
+    return "one" if processes() == 1 else config.train.sharing(processes())
 
 
 def check_reporters(config: TrainConfig, folder: Path) -> None:

@@ -270,15 +270,13 @@ def needs_checkpointing(
     """
     rows = Rows(tokens, tokens, config.data.questions_per_image)
     shapes, learning = shapes_of(model or model_config(config)), learning_of(config)
-    usual = "fsdp" if learning.full and world > 1 else "ddp"
-    named = config.train.parallel if strategy is None else strategy
     peak = step_memory(
         shapes,
         _with_visual(rows, shapes, config.paradigm),
         learning,
         micro_batch=micro_batch,
         checkpointing=False,
-        strategy=named if named in STRATEGIES else usual,
+        strategy=strategy or config.train.sharing(world),
         devices=world,
         precision=precision_of(config, device=device),
     )
@@ -373,8 +371,7 @@ def _choose(
 ) -> tuple[str, bool]:
     """What the config says; for `auto` the trainer's way, with recomputation only if memory asks for it."""
     train = config.train
-    usual = "fsdp" if train.language_model == "full" and gpus > 1 else "ddp"
-    strategy = usual if train.parallel == "auto" else train.parallel
+    strategy = train.sharing(gpus)
     if train.gradient_checkpointing != "auto":
         return strategy, train.gradient_checkpointing == "on"
     return strategy, memory[strategy][False].total > budget
