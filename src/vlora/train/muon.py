@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of Jordan's quintic: five rounds bring singular values of 2e-3 and more, of the largest, to between 0.68 and 1.21."""
+"""Of Jordan's quintic: five rounds bring singular values of 2e-3 of the norm and more to between 0.68 and 1.21."""
 ROUNDS = 5
 MOMENTUM = 0.95
 RMS = 0.2
