@@ -60,6 +60,7 @@ class Model:
         return {
             "steps": int(run.steps[-1]),
             "images_per_step": train.images_per_step,
+            "optimizer": train.optimizer,
             "learning_rate": train.learning_rate,
             "loss": round(run.smooth[-1], 4),
         }

@@ -95,13 +95,19 @@ def orthogonal(matrix: Tensor) -> Tensor:
     tall = matrix.shape[0] >= matrix.shape[1]
     x = matrix if tall else matrix.T
     x = x.float() / x.float().norm().clamp_min(1e-7)
-    a, b, c = COEFFICIENTS
     gram = x.T @ x
-    one = torch.eye(len(gram), device=gram.device)
-    product = one
-    for _ in range(ROUNDS):
-        factor = a * one + b * gram + c * (gram @ gram)
-        product = product @ factor
+    product = factor = _factor(gram)
+    for _ in range(ROUNDS - 1):
         gram = factor @ gram @ factor
+        factor = _factor(gram)
+        product = product @ factor
     x = (x @ product).to(matrix.dtype)
     return x if tall else x.T
+
+
+def _factor(gram: Tensor) -> Tensor:
+    """What a round multiplies by."""
+    a, b, c = COEFFICIENTS
+    factor = b * gram + c * (gram @ gram)
+    factor.diagonal().add_(a)
+    return factor
