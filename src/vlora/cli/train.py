@@ -103,6 +103,7 @@ def train(
         raise InputError("--workers and --gpus-per-worker are for a cluster: give --ray too, as in --ray local.")
     from transformers.utils import logging as transformers_logging
 
+    from ..train.machine import part
     from ..train.run import Interrupted
     from ..train.run import train as run
 
@@ -122,7 +123,9 @@ def train(
                     resume=resume,
                     report=report,
                 )
+        part()
     except Interrupted as stopped:
+        part()
         if _first():
             note(f"Interrupted: {stopped}")
         raise typer.Exit(INTERRUPTED) from stopped

@@ -24,6 +24,12 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def part() -> None:
+    """End what joins the processes, before they do: its threads can abort a process that ends with them."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def device_of(config: TrainConfig) -> torch.device:
     """The device of this process.
 
