@@ -50,24 +50,28 @@ class Muon(torch.optim.Optimizer):
                 self._step_others(members, group)
 
     def _step_matrix(self, weight: Tensor, group: dict[str, Any]) -> None:
-        (momentum,) = self._moments(weight, "momentum")
+        state = self.state[weight]
+        if not state:
+            state["momentum"] = torch.zeros_like(weight)
         gradient = cast("Tensor", weight.grad)
-        momentum.lerp_(gradient, 1 - MOMENTUM)
+        momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
         step = orthogonal(gradient.lerp(momentum, MOMENTUM))
         weight.mul_(1 - group["lr"] * group["weight_decay"])
         weight.add_(step, alpha=-group["lr"] * RMS * max(weight.shape) ** 0.5)
 
     def _step_others(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        moments = [self._moments(parameter, "exp_avg", "exp_avg_sq") for parameter in parameters]
-        for parameter in parameters:
-            self.state[parameter].setdefault("step", torch.zeros((), device=parameter.device))
+        states = [self.state[parameter] for parameter in parameters]
+        for parameter, state in zip(parameters, states, strict=True):
+            if not state:
+                state["step"] = torch.zeros((), device=parameter.device)
+                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
         adamw(
             parameters,
             [cast("Tensor", parameter.grad) for parameter in parameters],
-            [first for first, _ in moments],
-            [second for _, second in moments],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
             [],
-            [self.state[parameter]["step"] for parameter in parameters],
+            [state["step"] for state in states],
             fused=True,
             amsgrad=False,
             beta1=group["betas"][0],
@@ -77,10 +81,6 @@ class Muon(torch.optim.Optimizer):
             eps=group["eps"],
             maximize=False,
         )
-
-    def _moments(self, parameter: Tensor, *names: str) -> list[Tensor]:
-        state = self.state[parameter]
-        return [state.setdefault(name, torch.zeros_like(parameter)) for name in names]
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
