@@ -63,6 +63,7 @@ ROWS: dict[str, tuple[str, ...]] = {
         f"{G}head=dictionary", f"{G}dictionary_size=64", f"{G}rank=32", f"{G}alpha=32", f"{G}factors=ab",
     ),
     "without norms": (f"{G}norms=false",),
+    "scaled trunk": (f"{G}trunk_init=scaled",),
     "separate trunks": (f"{G}queries=separate",),
     "static rank 16": (f"{G}static_rank=16",),
     "one question an image": ("data.questions_per_image=1",),

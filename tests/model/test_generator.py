@@ -36,6 +36,39 @@ def test_a_dictionary_removes_most_of_the_heads() -> None:
     assert _parameters_at_7b(head="dictionary", dictionary_size=128, queries="joint") < 0.11 * linear
 
 
+def _fresh(**options: Any) -> PerceptualWeightsGenerator:
+    """A fresh generator of nano's width."""
+    torch.manual_seed(0)
+    config = GeneratorConfig(targets=("v", "o"), layers=(0, 1), dim=256, depth=2, heads=8, rank=4, **options)
+    places = tuple(Place(layer, target, 96, 96) for layer in (0, 1) for target in ("v", "o"))
+    return PerceptualWeightsGenerator(config, vision_dim=472, patches=16, places=places)
+
+
+@pytest.mark.parametrize("queries", ["joint", "separate"])
+@torch.no_grad()
+def test_what_a_scaled_trunk_hands_on_depends_on_the_image(queries: str) -> None:
+    features = torch.randn(32, 1, 472, generator=torch.Generator().manual_seed(1)).expand(-1, 16, -1)
+    shares: dict[str, float] = {}
+    for kind in ("fixed", "scaled"):
+        generator = _fresh(queries=queries, norms=True, trunk_init=kind)
+        codes = torch.layer_norm(generator.perceive(features).values, (256,))
+        shares[kind] = float(codes.var(0).mean() / codes.square().mean())
+    assert shares["fixed"] < 0.01
+    assert shares["scaled"] > 0.1
+
+
+@torch.no_grad()
+def test_a_scaled_trunk_leaves_the_rest_as_it_was() -> None:
+    generator = _fresh(trunk_init="scaled")
+    for name, parameter in generator.named_parameters():
+        if parameter.ndim == 2 and name.startswith(("project", "trunks")) and name.endswith("weight"):
+            assert float(parameter.std()) == pytest.approx(parameter.shape[1] ** -0.5, rel=0.05), name
+        elif name.startswith("heads.") and parameter.ndim == 2:
+            assert float(parameter.std()) == pytest.approx(0.02, rel=0.15), name
+        elif name.startswith("b."):
+            assert not parameter.any()
+
+
 @pytest.mark.parametrize("options", KINDS, ids=str)
 @torch.no_grad()
 def test_factors_lie_where_the_layout_says(options: dict[str, Any]) -> None:

@@ -293,6 +293,12 @@ def test_a_sound_config_has_no_warnings() -> None:
             ("off and needed",),
         ),
         ("paper-finetune.yaml", ["train.parallel=ddp"], {}, ("Does not fit", "train.parallel: fsdp")),
+        (
+            "paper-finetune.yaml",
+            ["train.optimizer=muon"],
+            {},
+            ("Does not fit", "with train.optimizer: adamw and train.parallel: fsdp"),
+        ),
         ("paper-finetune.yaml", [], {"hardware": Hardware(gpus=1)}, ("Does not fit", "lora")),
         ("paper-pretrain.yaml", ["train.images_per_step=4096"], {}, ("Does not fit", "images_per_device to ")),
         ("paper-pretrain.yaml", ["train.parallel=fsdp"], {}, ("fsdp is not needed", "3.4 GB")),

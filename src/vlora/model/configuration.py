@@ -12,6 +12,7 @@ from .weights import FACTORS, TARGETS
 
 QUERY_MODES = ("separate", "joint")
 HEADS = ("linear", "dictionary")
+TRUNK_INITS = ("fixed", "scaled")
 PLACEHOLDERS = ("erase", "mask")
 ONE_VIEW = ((0, 0),)
 
@@ -19,8 +20,8 @@ ONE_VIEW = ((0, 0),)
 class GeneratorConfig(PreTrainedConfig):
     """The perceptual weights generator (paper section 3.2, figure 2).
 
-    The defaults are the authors' released 7B settings; `joint`, `dictionary`, `ab`, `static_rank` and
-    `norms` go beyond them.
+    The defaults are the authors' released 7B settings; `joint`, `dictionary`, `ab`, `static_rank`, `norms`
+    and `scaled` go beyond them.
 
     Attributes:
         targets: places of a decoder block that get weights, any of `q k v o gate up down mlp`. All but `mlp`
@@ -44,6 +45,9 @@ class GeneratorConfig(PreTrainedConfig):
         factors: `a`, the image makes A, and B is learned (the paper), or `ab`, it adds to B as well.
         static_rank: rank of a learned, image-independent pair beside the generated one (0: none).
         norms: normalise the features before their projection, and give each (layer, target) a learned scale.
+        trunk_init: standard deviation of fresh linears before the heads. `fixed`: 0.02 (the authors' code). `scaled`:
+            1/√inputs, so that a narrow trunk hands on what it reads: at width 256 and 0.02, a thousandth of what
+            fresh codes are depends on the image.
         query_std: standard deviation of fresh queries and positions (1.0 in the authors' code).
         head_std: standard deviation of fresh head weights (0.02 in the authors' code).
     """
@@ -66,6 +70,7 @@ class GeneratorConfig(PreTrainedConfig):
     factors: str = "a"
     static_rank: int = 0
     norms: bool = False
+    trunk_init: str = "fixed"
     query_std: float = 1.0
     head_std: float = 0.02
 
@@ -86,7 +91,12 @@ class GeneratorConfig(PreTrainedConfig):
         if unknown or not self.targets:
             given = ", ".join(unknown) or "nothing"
             problems.append(f"targets: {given} is not a target; choose from {' '.join(TARGETS)}")
-        for name, allowed in (("queries", QUERY_MODES), ("head", HEADS), ("factors", FACTORS)):
+        for name, allowed in (
+            ("queries", QUERY_MODES),
+            ("head", HEADS),
+            ("factors", FACTORS),
+            ("trunk_init", TRUNK_INITS),
+        ):
             if getattr(self, name) not in allowed:
                 problems.append(f"{name}: {getattr(self, name)!r} is not one of {', '.join(allowed)}")
         for name in ("layer_step", "rank", "dim", "depth", "heads"):

@@ -166,6 +166,8 @@ class PerceptualWeightsGenerator(nn.Module):
     def reset_parameters(self) -> None:
         """Fresh weights in the authors' form: linears at 0.02, unit queries and positions, B at zero.
 
+        With `trunk_init: scaled` what comes before the heads begins at 1/√inputs.
+
         Goes through transformers' `init`, which leaves alone what a checkpoint has filled.
         """
         for module in self.modules():
@@ -177,6 +179,10 @@ class PerceptualWeightsGenerator(nn.Module):
                 init.zeros_(module.bias)
             elif isinstance(module, Trunk):
                 init.normal_(module.queries, std=self.config.query_std)
+        if self.config.trunk_init == "scaled":
+            for module in (self.project, *self.trunks.modules()):
+                if isinstance(module, nn.Linear):
+                    init.trunc_normal_(module.weight, std=module.in_features**-0.5)
         for head in self.heads.children():
             init.trunc_normal_(cast("Tensor", head.weight), std=self.config.head_std)
         if self.config.factors == "ab":

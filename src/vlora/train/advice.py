@@ -50,7 +50,7 @@ def _memory(plan: Plan) -> Iterator[str]:
     ways = [way for way in STRATEGIES if way != own.strategy and own.memory[way][own.checkpointing].total <= budget]
     if plan.hardware.gpus > 1 and ways:
         peak = own.memory[ways[0]][own.checkpointing].total
-        yield f"Does not fit: {what}; with train.parallel: {ways[0]} it takes {_gb(peak)}."
+        yield f"Does not fit: {what}; with {_divided(plan, ways[0])} it takes {_gb(peak)}."
     elif own.largest_micro_batch:
         yield (
             f"Does not fit: {what}; set train.images_per_device to {own.largest_micro_batch} or less, "
@@ -60,8 +60,14 @@ def _memory(plan: Plan) -> Iterator[str]:
         states = own.peak.states + own.peak.runtime
         yield (
             f"Does not fit: {what}, and weights, gradients and optimizer alone take {_gb(states)}; use more or larger "
-            "GPUs, train.parallel: fsdp, or train.language_model: lora."
+            f"GPUs, {_divided(plan, 'fsdp')}, or train.language_model: lora."
         )
+
+
+def _divided(plan: Plan, way: str) -> str:
+    """The settings that share the work in this way; matrices that must be whole cannot be divided."""
+    whole = way != "ddp" and plan.config.train.optimizer == "muon"
+    return ("train.optimizer: adamw and " if whole else "") + f"train.parallel: {way}"
 
 
 def _recomputation(plan: Plan) -> Iterator[str]:
