@@ -65,9 +65,9 @@ def _memory(plan: Plan) -> Iterator[str]:
 
 
 def _divided(plan: Plan, way: str) -> str:
-    """The settings that share the work in this way; matrices that must be whole cannot be divided."""
-    whole = way != "ddp" and plan.config.train.optimizer == "muon"
-    return ("train.optimizer: adamw and " if whole else "") + f"train.parallel: {way}"
+    """The settings that share the work in this way."""
+    possible = way == "ddp" or plan.config.train.divisible
+    return ("" if possible else "train.optimizer: adamw and ") + f"train.parallel: {way}"
 
 
 def _recomputation(plan: Plan) -> Iterator[str]:

@@ -127,6 +127,11 @@ class TrainSection(_Section):
     stored_dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="precision of the final weights")
     report_to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
 
+    @property
+    def divisible(self) -> bool:
+        """Whether processes may hold parts of a matrix: Muon steps by whole ones."""
+        return self.optimizer != "muon"
+
     def sharing(self, processes: int) -> Literal["ddp", "fsdp", "zero2"]:
         """How so many processes share the work, as asked.
 
@@ -135,7 +140,7 @@ class TrainSection(_Section):
         """
         if self.parallel != "auto":
             return self.parallel
-        return "fsdp" if self.language_model == "full" and self.optimizer == "adamw" and processes > 1 else "ddp"
+        return "fsdp" if self.language_model == "full" and self.divisible and processes > 1 else "ddp"
 
     @field_validator("gradient_checkpointing", mode="before")
     @classmethod
@@ -165,7 +170,7 @@ class TrainConfig(_Section):
             raise ValueError("train.steps, train.epochs: give exactly one of the two")
         if not self.data.sources:
             raise ValueError("data.sources: there is none; name at least one")
-        if train.optimizer == "muon" and train.parallel in ("fsdp", "zero2"):
+        if not train.divisible and train.parallel in ("fsdp", "zero2"):
             raise ValueError(
                 f"train.optimizer: muon steps by whole matrices, which train.parallel {train.parallel} divides; choose "
                 "ddp, or adamw"
