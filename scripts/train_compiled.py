@@ -6,7 +6,8 @@
 A decoder block of Llama is written anew as one function of tensors, which Inductor compiles: norms, rotary positions,
 softmax and low-rank path become a few loops. With `--int8` its frozen products are in int8, forward and backward: a
 scale per token, rounded as it comes, and a scale per row of the matrix, rounded once. That pays where a CPU has int8
-units and no others (AVX-512 VNNI without AMX); docs/log.md says how much, and how far gradients are off.
+units and no others (AVX-512 VNNI without AMX); docs/log.md says how much, and how far gradients are off. Where a CPU
+has the language model in bfloat16 (`model.dtype`), the generator's products and the low-rank path are in it too.
 
 It is not in the library: it knows one family and the targets `v o gate up`, or visual tokens, which wear nothing; goes
 past the hooks of everything else, and needs a compiler, a minute or two for it, and the questions about an image in one
@@ -23,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from vlora.cli import app
@@ -120,11 +122,11 @@ def _worn(h, cos, sin, mask, norm_1, norm_2, qkv, o, gate_up, down, widths, epsi
 
     x = _norm(h, norm_1, epsilon)
     q, k, v = _linear(x, qkv).split(widths, -1)
-    v = wear(v, torch.bmm(x.float(), a[0]), b[0])
+    v = wear(v, torch.bmm(x.to(a[0].dtype), a[0]), b[0])
     seen = _attend(q, k, v, cos, sin, mask, head)
-    h = h + wear(_linear(seen, o), torch.bmm(seen.float(), a[1]), b[1])
+    h = h + wear(_linear(seen, o), torch.bmm(seen.to(a[1].dtype), a[1]), b[1])
     x = _norm(h, norm_2, epsilon)
-    read_gate, read_up = torch.bmm(x.float(), a[2]).chunk(2, -1)
+    read_gate, read_up = torch.bmm(x.to(a[2].dtype), a[2]).chunk(2, -1)
     gate, up = _linear(x, gate_up).chunk(2, -1)
     return h + _linear(F.silu(wear(gate, read_gate, b[2])) * wear(up, read_up, b[3]), down)
 
@@ -169,6 +171,12 @@ def _forward(block: Block, number: int, wears: bool, plain: Any, h: Tensor, **op
     return WORN(h, cos, sin, mask, *block.values(), a, b, weights.layout.scale)
 
 
+def _in_bfloat16(function: Any, given: Any) -> Any:
+    # torch's own attention takes three to five times as long in bfloat16 on a CPU.
+    with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        return function(given)
+
+
 def compile_blocks(model: Any, *, int8: bool) -> None:
     """Let the blocks of a model that learns to see run compiled, where all texts about an image lie in one row.
 
@@ -192,6 +200,10 @@ def compile_blocks(model: Any, *, int8: bool) -> None:
         )
     decoder.set_attn_implementation("eager")  # type: ignore[operator]  # its mask is added to scores
     torch._dynamo.config.recompile_limit = 64  # by the number of rows, and by whether weights are worn
+    if targets and decoder.device.type == "cpu" and decoder.dtype == torch.bfloat16:
+        generator = model.model.generator
+        generator.perceive = partial(_in_bfloat16, generator.perceive)
+        generator.expand = partial(_in_bfloat16, generator.expand)
     layers: Any = decoder.layers
     for number, layer in enumerate(layers):
         layer.forward = partial(_forward, _block(layer, int8=int8), number, bool(targets), layer.forward)

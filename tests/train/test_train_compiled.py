@@ -67,6 +67,19 @@ def test_loss_and_gradients_are_those_of_the_blocks_as_they_are(tiny_config: Pat
     assert F.cosine_similarity(rounded, gradient, dim=0) > 0.95
 
 
+@pytest.mark.slow
+def test_in_bfloat16_the_generator_is_near_what_it_is_in_float32(tiny_config: Path) -> None:
+    learner, batch = learner_and_batch(tiny_config, "model.dtype=bfloat16")
+    loss, gradient = loss_and_gradient(learner, batch)
+    compile_blocks(learner.model, int8=False)
+    compiled_loss, compiled = loss_and_gradient(learner, batch)
+    made = learner.model.model.perceptual_weights(batch["pixel_values"], None, len(batch["pixel_values"]))
+    assert made.values.dtype == torch.bfloat16
+    assert abs(compiled_loss - loss) < 0.01 * loss
+    assert compiled.dtype == torch.float32
+    assert F.cosine_similarity(compiled, gradient, dim=0) > 0.98
+
+
 def test_whole_numbers_are_multiplied_exactly() -> None:
     whole = torch.Generator().manual_seed(0)
     weight, x = (torch.randint(-126, 127, shape, generator=whole).float() for shape in ((24, 32), (20, 32)))
