@@ -180,6 +180,8 @@ def _in_bfloat16(function: Any, given: Any) -> Any:
 def compile_blocks(model: Any, *, int8: bool) -> None:
     """Let the blocks of a model that learns to see run compiled, where all texts about an image lie in one row.
 
+    On a CPU whose language model is in bfloat16 the generator makes its weights in it, and they are worn in it.
+
     Args:
         model: a VLoRA model whose language model is a frozen Llama and wears weights at `v o gate up`, or a model that
             sees by visual tokens, whose language model is a frozen Llama.
