@@ -68,7 +68,7 @@ bench: $(STAMP) ## the scripts behind the published numbers
 SMALL_STEPS := $(foreach field,model.checkpoint=runs/nano/final model.attention=eager train.images_per_step=32 \
 	train.steps=4000 train.learning_rate=5e-4 train.warmup_steps=40 train.decay_steps=3960 train.seed=1,--set $(field))
 
-train-nano: $(STAMP) ## rebuild the weights that ship: minutes on a GPU, 15 hours on two cores; goes on where it was
+train-nano: $(STAMP) ## weights like those that ship, from nothing: by estimate 15 hours on two cores; goes on where it was
 	@$(BIN)/vlora data fetch nano
 	@$(BIN)/vlora train configs/nano.yaml --resume auto $(ARGS)
 	@$(BIN)/vlora train configs/nano.yaml --resume auto --run-dir runs/nano-small $(SMALL_STEPS) $(ARGS)
