@@ -7,7 +7,8 @@ A decoder block of Llama is written anew as one function of tensors, which Induc
 softmax and low-rank path become a few loops. With `--int8` its frozen products are in int8, forward and backward: a
 scale per token, rounded as it comes, and a scale per row of the matrix, rounded once. That pays where a CPU has int8
 units and no others (AVX-512 VNNI without AMX); docs/log.md says how much, and how far gradients are off. Where a CPU
-has the language model in bfloat16 (`model.dtype`), the generator's products and the low-rank path are in it too.
+has the language model in bfloat16 (`model.dtype`), the generator's products and the low-rank path are in it too. On a
+CPU rows are read a few at a time, each part as wide as its longest.
 
 It is not in the library: it knows one family and the targets `v o gate up`, or visual tokens, which wear nothing; goes
 past the hooks of everything else, and needs a compiler, a minute or two for it, and the questions about an image in one
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from vlora.cli import app
@@ -34,6 +36,9 @@ from vlora.train import run
 TARGETS = ("v", "o", "gate", "up")
 Matrix = tuple[Tensor, ...]
 """`[out, in]` as it is; or what `rounded_matrix` makes of it."""
+PART = 8
+"""Rows that are read together: few, so that a part holds rows of one length, and enough for a product to be large."""
+TOKENS = ("input_ids", "inputs_embeds", "position_ids")
 
 
 @dataclass(frozen=True)
@@ -171,6 +176,28 @@ def _forward(block: Block, number: int, wears: bool, plain: Any, h: Tensor, **op
     return WORN(h, cos, sin, mask, *block.values(), a, b, weights.layout.scale)
 
 
+def _in_parts(plain: Any, **given: Any) -> Any:
+    """Read a batch of packed rows some at a time, without the padding of longer ones; they come by their length."""
+    positions, mask, weights = (given.get(name) for name in ("position_ids", "attention_mask", "perceptual_weights"))
+    packed = positions is not None and mask is not None and mask.ndim == 4
+    if not packed or len(positions) <= PART or not torch.is_grad_enabled():
+        return plain(**given)
+    width = positions.shape[1]
+    # Padding has position 0, as only a row's first token has.
+    lengths = ((positions > 0) * torch.arange(width, device=positions.device)).amax(1) + 1
+    parts = lengths.split(PART)
+    worn = weights.split([len(part) for part in parts]) if weights is not None else []
+    hidden = []
+    for number, part in enumerate(parts):
+        rows, longest = slice(number * PART, number * PART + len(part)), int(part.max())
+        read = {name: value[rows, :longest] for name in TOKENS if (value := given.get(name)) is not None}
+        read["attention_mask"] = mask[rows, :, :longest, :longest]
+        if worn:
+            read["perceptual_weights"] = worn[number]
+        hidden.append(F.pad(plain(**given | read).last_hidden_state, (0, 0, 0, width - longest)))
+    return BaseModelOutputWithPast(last_hidden_state=torch.cat(hidden))
+
+
 def _in_bfloat16(function: Any, given: Any) -> Any:
     # torch's own attention takes three to five times as long in bfloat16 on a CPU.
     with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
@@ -206,6 +233,8 @@ def compile_blocks(model: Any, *, int8: bool) -> None:
         generator = model.model.generator
         generator.perceive = partial(_in_bfloat16, generator.perceive)
         generator.expand = partial(_in_bfloat16, generator.expand)
+    if decoder.device.type == "cpu":
+        decoder.forward = partial(_in_parts, decoder.forward)
     layers: Any = decoder.layers
     for number, layer in enumerate(layers):
         layer.forward = partial(_forward, _block(layer, int8=int8), number, bool(targets), layer.forward)

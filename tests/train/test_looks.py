@@ -130,9 +130,17 @@ def test_rows_in_the_order_of_their_images_need_no_index() -> None:
 def test_other_rows_say_what_they_look_at() -> None:
     broken = Broken("x", "file", "damaged")
     batch = Collator(pad=9)([look("a", 1, 1), look("b", 0, 2), broken, look("c", 2, 1)])
-    assert batch["image_index"].tolist() == [[0, -1], [-1, -1], [-1, -1], [1, 2]]
+    assert batch["image_index"].tolist() == [[0, -1], [1, 2], [-1, -1], [-1, -1]]
     assert batch["seen"].broken == [broken]
-    assert batch["seen"].ids == ["a", "b", "c"]
+    assert batch["seen"].ids == ["a", "c", "b"]
+
+
+def test_looks_come_by_the_length_of_their_texts() -> None:
+    batch = Collator(pad=9)([look("long", 1, 2), look("short", 1, 1, weight=4.0), look("long too", 1, 2)])
+    assert batch["seen"].ids == ["short", "long", "long too"]
+    assert batch["input_ids"].tolist() == [[1, 2, 3], *([[1, 2, 3], [4, 5, 9]] * 2)]
+    assert batch["loss_weights"].tolist() == [4.0, 0.5, 0.5, 0.5, 0.5]
+    assert batch["image_index"].tolist() == [[0], [1], [1], [2], [2]]
 
 
 @pytest.mark.parametrize("items", [[], [Broken("x", "file", "damaged")]])

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from scripts.train_compiled import RoundedProduct, compile_blocks, rounded_matrix
+from scripts.train_compiled import PART, RoundedProduct, _in_parts, compile_blocks, rounded_matrix
 from vlora.errors import InputError
 from vlora.train.config import load_config
 from vlora.train.learner import Learner, build
@@ -20,6 +21,7 @@ OPTIONS = [
     "model.generator.targets=[v,o,gate,up]",
     "model.attention=eager",
     "data.questions_per_image=4",
+    "train.images_per_step=12",  # a whole part and some more
 ]
 CPU = torch.device("cpu")
 
@@ -78,6 +80,28 @@ def test_in_bfloat16_the_generator_is_near_what_it_is_in_float32(tiny_config: Pa
     assert abs(compiled_loss - loss) < 0.01 * loss
     assert compiled.dtype == torch.float32
     assert F.cosine_similarity(compiled, gradient, dim=0) > 0.98
+
+
+def test_packed_rows_are_read_in_parts_as_wide_as_their_longest() -> None:
+    lengths = [3] * PART + [4, 7]
+    positions = torch.zeros(len(lengths), 9, dtype=torch.long)
+    for row, length in enumerate(lengths):
+        positions[row, :length] = torch.arange(length)
+    shapes = []
+
+    def plain(**given: Any) -> BaseModelOutputWithPast:
+        shapes.append((given["input_ids"].shape, given["position_ids"].shape, given["attention_mask"].shape))
+        return BaseModelOutputWithPast(last_hidden_state=given["input_ids"][..., None].float())
+
+    ids = torch.arange(positions.numel()).view_as(positions) * (positions > 0)
+    mask = torch.zeros(len(lengths), 1, 9, 9)
+    given = {"input_ids": ids, "position_ids": positions, "attention_mask": mask, "use_cache": False}
+    read = _in_parts(plain, **given).last_hidden_state
+    assert shapes == [((PART, 3), (PART, 3), (PART, 1, 3, 3)), ((2, 7), (2, 7), (2, 1, 7, 7))]
+    assert read[..., 0].tolist() == ids.tolist()
+    with torch.no_grad():
+        _in_parts(plain, **given)
+    assert shapes[2:] == [((10, 9), (10, 9), (10, 1, 9, 9))]
 
 
 def test_whole_numbers_are_multiplied_exactly() -> None:

@@ -217,8 +217,8 @@ def augmented(image: Image.Image, dice: random.Random) -> Image.Image:
 class Collator:
     """Looks -> a micro-batch, `[rows, text]`, whose rows say which images they look at.
 
-    Where every look has one image and as many texts as the others, rows in the order of the images need no index, and
-    the weights of an image are read once for all its rows.
+    Looks come by the length of their texts. Where every look has one image and as many texts as the others, rows in the
+    order of the images need no index, and the weights of an image are read once for all its rows.
 
     Args:
         pad: token id of padding.
@@ -234,6 +234,7 @@ class Collator:
             return {"seen": Seen(failure=failure)}
         looks = [item for item in items if isinstance(item, Look)]
         broken = [item for item in items if isinstance(item, Broken)]
+        looks.sort(key=lambda look: look.tokens)  # some rows at a time can then be read with hardly any padding
         texts = [text for look in looks for text in look.texts]
         batch = self._texts(texts)
         weights = [look.weight / len(look.texts) for look in looks for _ in look.texts]
