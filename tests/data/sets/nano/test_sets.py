@@ -329,9 +329,11 @@ def middle(pixels: np.ndarray, colour: str) -> tuple[float, float]:
 
 
 def of_colour(pixels: np.ndarray, colour: str) -> np.ndarray:
-    distance = {name: np.abs(pixels - np.array(COLOURS[name])).sum(axis=2) for name in COLOURS}
-    nearest = np.argmin(np.stack(list(distance.values())), axis=0) == list(COLOURS).index(colour)
-    return nearest & (pixels.min(axis=2) < 180)
+    inked = pixels.min(axis=2) < 180
+    distances = np.abs(pixels[inked][:, None] - np.array([*COLOURS.values()])).sum(axis=2)
+    found = np.zeros_like(inked)
+    found[inked] = distances.argmin(axis=1) == [*COLOURS].index(colour)
+    return found
 
 
 def test_no_answer_can_be_guessed_from_its_kind_alone() -> None:
