@@ -236,8 +236,7 @@ def test_what_a_crowd_does_not_show_is_mostly_put_together_of_what_it_does(shown
 def blobs(picture: Picture) -> tuple[int, list[str]]:
     """What is on a pale ground, read from the pixels alone: how many pieces, and the colour of each."""
     pixels = np.asarray(picture.image).astype(int)
-    inked = pixels.min(axis=2) < 180
-    labels, count = ndimage.label(inked, structure=np.ones((3, 3)))
+    labels, count = ndimage.label(inked(pixels), structure=np.ones((3, 3)))
     colours: list[str] = []
     for piece in range(1, count + 1):
         mean = np.median(pixels[labels == piece], axis=0)
@@ -328,11 +327,15 @@ def middle(pixels: np.ndarray, colour: str) -> tuple[float, float]:
     return float(np.median(columns)), float(np.median(rows))
 
 
+def inked(pixels: np.ndarray) -> np.ndarray:
+    return pixels.min(axis=2) < 180
+
+
 def of_colour(pixels: np.ndarray, colour: str) -> np.ndarray:
-    inked = pixels.min(axis=2) < 180
-    distances = np.abs(pixels[inked][:, None] - np.array([*COLOURS.values()])).sum(axis=2)
-    found = np.zeros_like(inked)
-    found[inked] = distances.argmin(axis=1) == [*COLOURS].index(colour)
+    ink = inked(pixels)
+    distances = np.abs(pixels[ink][:, None] - np.array([*COLOURS.values()])).sum(axis=2)
+    found = np.zeros_like(ink)
+    found[ink] = distances.argmin(axis=1) == [*COLOURS].index(colour)
     return found
 
 
