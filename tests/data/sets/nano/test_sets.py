@@ -180,7 +180,7 @@ def test_counts_are_those_of_what_was_painted(split: str, shown: list[str]) -> N
             asked[turn.task] += 1
             wanted = re.search(r"(?:how many|count the) (\w+)(?: (\w+))?(?: are| do|\.)", turn.question)
             if wanted:
-                words = {word.removesuffix("es" if word == "crosses" else "s") for word in wanted.groups() if word}
+                words = {word.removesuffix("es" if word.endswith("sses") else "s") for word in wanted.groups() if word}
                 found = sum({*thing.split()} >= words - {"shape"} for thing in shown)
                 assert turn.answer == str(found), (turn, shown)
                 answers[turn.answer] += 1

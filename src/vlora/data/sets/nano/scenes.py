@@ -467,4 +467,4 @@ _WORDS = ("no", "one", "two", "three", "four", "five", "six")
 
 
 def _plural(shape: str) -> str:
-    return "crosses" if shape == "cross" else f"{shape}s"
+    return f"{shape}es" if shape.endswith("ss") else f"{shape}s"
