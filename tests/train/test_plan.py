@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from transformers import CLIPVisionConfig, LlamaConfig
 
 from tests.helpers import KINDS
@@ -351,6 +352,21 @@ def test_a_checkpoint_of_another_width(tmp_path: Path) -> None:
     plan = make_plan(other)
     assert warnings_of(plan, "model.generator.dim 128 has no effect", "has 64")
     assert plan.shapes.generator.dim == 64
+
+
+def test_the_looks_of_the_run_that_a_checkpoint_comes_from(tmp_path: Path) -> None:
+    """A run that goes on from another with its seed and sources would repeat what that one saw."""
+    begun = config()
+    model_config(begun).save_pretrained(tmp_path / "final")
+    after = {"model": {"checkpoint": str(tmp_path / "final")}}
+    assert not warnings_of(make_plan(config(**after)), "looks")  # nothing tells how it was trained
+    record = tmp_path / "config.yaml"
+    record.write_text(yaml.safe_dump(begun.model_dump(mode="json")), encoding="utf-8")
+    assert warnings_of(make_plan(config(**after)), "train.seed 0 is that of", str(tmp_path), "Give another seed")
+    for other in ({"train": {"seed": 1}}, {"data": {"sources": [{"format": "folder", "path": "elsewhere"}]}}):
+        assert not warnings_of(make_plan(config(**after, **other)), "looks")
+    record.write_text("name: [of another program", encoding="utf-8")
+    assert not warnings_of(make_plan(config(**after)), "looks")
 
 
 # ---- the rest ---------------------------------------------------------------------------------------

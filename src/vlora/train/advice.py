@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..cost.memory import GIGABYTE, STRATEGIES
 from ..cost.sources import find, is_checkpoint
 from ..errors import VLoRAError
+from .config import TrainConfig, load_config
 from .counting import Counted, name_of
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def advise(plan: Plan, counts: Sequence[Counted | None]) -> tuple[str, ...]:
         plan: all but its warnings.
         counts: samples of each of the config's sources, None for those whose files do not tell.
     """
-    findings = (_memory, _recomputation, _sharing, _batch, _rates, _schedule, _texts, _checkpoint, _loaders)
+    findings = (_memory, _recomputation, _sharing, _batch, _rates, _schedule, _texts, _checkpoint, _looks, _loaders)
     found = [sentence for finding in findings for sentence in finding(plan)]
     return (*found, *_rows_without_image(plan, counts))
 
@@ -183,6 +184,28 @@ def _checkpoint(plan: Plan) -> Iterator[str]:
                 f"model.generator.{name} {wanted} has no effect: the checkpoint {named} has {has}, and training goes "
                 "on with that."
             )
+
+
+def _looks(plan: Plan) -> Iterator[str]:
+    """A run that goes on from another one, and sees from its first step on what that one saw."""
+    config, named = plan.config, plan.config.model.checkpoint
+    record = Path(named).parent / "config.yaml" if named else None
+    if record is None or not record.is_file():
+        return
+    try:
+        before = load_config(record)
+    except VLoRAError:  # some other program's
+        return
+    if _order(before) == _order(config):
+        yield (
+            f"train.seed {config.train.seed} is that of the run in {record.parent}, whose sources are the same: its "
+            "looks come again from the first on, and teach less than the training loss says. Give another seed."
+        )
+
+
+def _order(config: TrainConfig) -> tuple[object, ...]:
+    """What decides which samples of each source come first."""
+    return config.train.seed, *((source.format, source.path) for source in config.data.sources)
 
 
 def _plain(value: object) -> object:
