@@ -189,16 +189,16 @@ def _checkpoint(plan: Plan) -> Iterator[str]:
 def _looks(plan: Plan) -> Iterator[str]:
     """A run that goes on from another one, and sees from its first step on what that one saw."""
     config, named = plan.config, plan.config.model.checkpoint
-    record = Path(named).parent / "config.yaml" if named else None
-    if record is None or not record.is_file():
+    if named is None:
         return
+    folder = Path(named).parent
     try:
-        before = load_config(record)
-    except VLoRAError:  # some other program's
+        before = load_config(folder / "config.yaml")
+    except VLoRAError:  # there is none, or some other program's
         return
     if _order(before) == _order(config):
         yield (
-            f"train.seed {config.train.seed} is that of the run in {record.parent}, whose sources are the same: its "
+            f"train.seed {config.train.seed} is that of the run in {folder}, whose sources are the same: its "
             "looks come again from the first on, and teach less than the training loss says. Give another seed."
         )
 
