@@ -10,7 +10,7 @@ units and no others (AVX-512 VNNI without AMX); docs/log.md says how much, and h
 has the language model in bfloat16 (`model.dtype`), the generator's products and the low-rank path are in it too. On a
 CPU rows are read a few at a time, each part as wide as its longest.
 
-It is not in the library: it knows one family and the targets `v o gate up`, or visual tokens, which wear nothing; goes
+It is not in the library: it knows one family and targets that are matrices, or visual tokens, which wear nothing; goes
 past the hooks of everything else, and needs a compiler, a minute or two for it, and the questions about an image in one
 row (`model/packing.py`). Whatever is not like that (evaluation, no gradient, no image) takes the blocks as they are.
 """
@@ -31,9 +31,9 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from vlora.cli import app
 from vlora.errors import InputError
+from vlora.model.weights import MERGEABLE
 from vlora.train import run
 
-TARGETS = ("v", "o", "gate", "up")
 Matrix = tuple[Tensor, ...]
 """`[out, in]` as it is; or what `rounded_matrix` makes of it."""
 PART = 8
@@ -114,29 +114,33 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, mask: Ten
     return seen.view(rows, heads, width, head).transpose(1, 2).reshape(rows, width, heads * head)
 
 
-def _bare(h, cos, sin, mask, norm_1, norm_2, qkv, o, gate_up, down, widths, epsilon, head):
-    q, k, v = _linear(_norm(h, norm_1, epsilon), qkv).split(widths, -1)
-    h = h + _linear(_attend(q, k, v, cos, sin, mask, head), o)
-    gate, up = _linear(_norm(h, norm_2, epsilon), gate_up).chunk(2, -1)
-    return h + _linear(F.silu(gate) * up, down)
+def _run(h, cos, sin, mask, norm_1, norm_2, qkv, o, gate_up, down, widths, epsilon, head, a, b, scale):
+    """A block with A by input and B by target; without any it is bare."""
 
-
-def _worn(h, cos, sin, mask, norm_1, norm_2, qkv, o, gate_up, down, widths, epsilon, head, a, b, scale):
-    def wear(y: Tensor, own: Tensor, b: Tensor) -> Tensor:
-        return y + (scale * (own @ b)).to(y.dtype)
+    def wear(name: str, x: Tensor, **outputs: Tensor) -> Any:
+        worn = [target for target in outputs if target in b]
+        if worn:
+            own = (x.to(a[name].dtype) @ a[name]).chunk(len(worn), -1)
+            for target, read in zip(worn, own, strict=True):
+                y = outputs[target]
+                outputs[target] = y + (scale * (read @ b[target])).to(y.dtype)
+        return outputs.values()
 
     x = _norm(h, norm_1, epsilon)
     q, k, v = _linear(x, qkv).split(widths, -1)
-    v = wear(v, torch.bmm(x.to(a[0].dtype), a[0]), b[0])
-    seen = _attend(q, k, v, cos, sin, mask, head)
-    h = h + wear(_linear(seen, o), torch.bmm(seen.to(a[1].dtype), a[1]), b[1])
+    q, k, v = wear("attention", x, q=q, k=k, v=v)
+    x = _attend(q, k, v, cos, sin, mask, head)
+    (o,) = wear("output", x, o=_linear(x, o))
+    h = h + o
     x = _norm(h, norm_2, epsilon)
-    read_gate, read_up = torch.bmm(x.to(a[2].dtype), a[2]).chunk(2, -1)
     gate, up = _linear(x, gate_up).chunk(2, -1)
-    return h + _linear(F.silu(wear(gate, read_gate, b[2])) * wear(up, read_up, b[3]), down)
+    gate, up = wear("mlp", x, gate=gate, up=up)
+    x = F.silu(gate) * up
+    (down,) = wear("down", x, down=_linear(x, down))
+    return h + down
 
 
-BARE, WORN = torch.compile(_bare), torch.compile(_worn)
+COMPILED = torch.compile(_run)
 
 
 def _joined(*linears: Any, int8: bool) -> Matrix:
@@ -170,10 +174,10 @@ def _forward(block: Block, number: int, wears: bool, plain: Any, h: Tensor, **op
     sites = weights.layout.sites_of.get(number) if wears else None
     if not sites:
         with torch.set_grad_enabled(h.requires_grad):  # before the first block that wears, nothing learns
-            return BARE(h, cos, sin, mask, *block.values())
-    a = [weights.site(site) for site in sites]
-    b = [weights.b_of(number, target) for target in TARGETS]
-    return WORN(h, cos, sin, mask, *block.values(), a, b, weights.layout.scale)
+            return COMPILED(h, cos, sin, mask, *block.values(), {}, {}, 1.0)
+    a = {site.input: weights.site(site) for site in sites}
+    b = {target: weights.b_of(number, target) for site in sites for target in site.targets}
+    return COMPILED(h, cos, sin, mask, *block.values(), a, b, weights.layout.scale)
 
 
 def _in_parts(plain: Any, **given: Any) -> Any:
@@ -210,8 +214,8 @@ def compile_blocks(model: Any, *, int8: bool) -> None:
     On a CPU whose language model is in bfloat16 the generator makes its weights in it, and they are worn in it.
 
     Args:
-        model: a VLoRA model whose language model is a frozen Llama and wears weights at `v o gate up`, or a model that
-            sees by visual tokens, whose language model is a frozen Llama.
+        model: a VLoRA model whose language model is a frozen Llama and wears weights at any of its matrices, or a model
+            that sees by visual tokens, whose language model is a frozen Llama.
         int8: of the frozen products.
 
     Raises:
@@ -221,11 +225,11 @@ def compile_blocks(model: Any, *, int8: bool) -> None:
     generator = getattr(model.config, "generator_config", None)
     targets = tuple(generator.targets) if generator else ()
     family = decoder.config.model_type  # type: ignore[union-attr]
-    if family != "llama" or targets not in ((), TARGETS) or any(p.requires_grad for p in decoder.parameters()):
+    if family != "llama" or not {*targets} <= {*MERGEABLE} or any(p.requires_grad for p in decoder.parameters()):
         raise InputError(
-            f"Compiled blocks are for a frozen llama that wears weights at {' '.join(TARGETS)}, or sees by visual "
-            f"tokens; this is a {family}, frozen or not, that wears them at {' '.join(targets) or 'no target'}: use "
-            "`vlora train`."
+            f"Compiled blocks are for a frozen llama that wears weights at some of {' '.join(MERGEABLE)}, or sees by "
+            f"visual tokens; this is a {family}, frozen or not, that wears them at {' '.join(targets) or 'no target'}: "
+            "use `vlora train`."
         )
     decoder.set_attn_implementation("eager")  # type: ignore[operator]  # its mask is added to scores
     torch._dynamo.config.recompile_limit = 64  # by the number of rows, and by whether weights are worn

@@ -37,6 +37,7 @@ KINDS: list[dict[str, Any]] = [
     {"static_rank": 2, "norms": True},
     {"queries": "joint"},
     {"head": "dictionary", "dictionary_size": 5},
+    {"factors": "b", "static_rank": 2, "norms": True, "head": "dictionary", "dictionary_size": 5},
     {"factors": "ab"},
     {"factors": "ab", "static_rank": 2, "norms": True, "layers": (0, 1, 3)},
     {"head": "dictionary", "dictionary_size": 6, "factors": "ab", "static_rank": 1, "queries": "joint", "rank": 3},
@@ -181,7 +182,7 @@ def add_noise(model: VLoRAForConditionalGeneration, noise: float) -> None:
             module.weight.normal_(std=2 * module.in_features**-0.5)
     for b in generator.b.values():
         b.normal_(std=noise)
-    for head in generator.b_heads.children() if generator.config.factors == "ab" else ():
+    for head in generator.b_heads.children() if "b" in generator.config.factors else ():
         head.weight.normal_(std=noise * head.in_features**-0.5)
     for name, parameter in generator.named_parameters():
         if parameter.ndim == 1 or name == "scales":
@@ -202,7 +203,7 @@ def plain_llm(model: VLoRAForConditionalGeneration) -> nn.Module:
 def only(weights: PerceptualWeights, *targets: str) -> PerceptualWeights:
     """The same weights with the A of all other targets at zero."""
     values = weights.values.clone()
-    kept = PerceptualWeights(values, weights.layout, weights.b)
+    kept = PerceptualWeights(values, weights.layout, weights.shared)
     for layer, target in weights.layout.place_of:
         if target not in targets:
             kept.factors(layer, target)[0].zero_()  # a view of values

@@ -22,7 +22,7 @@ from vlora.errors import InputError
 from vlora.export.adapter import Origin
 from vlora.export.peft import state_dict
 from vlora.model.assemble import assemble, fingerprint
-from vlora.model.weights import MERGEABLE
+from vlora.model.weights import FACTORS, MERGEABLE
 
 
 def _eyes(placeholder: str = "erase", *, device: str = "cpu", **generator: object) -> Eyes:
@@ -39,9 +39,10 @@ def _eyes(placeholder: str = "erase", *, device: str = "cpu", **generator: objec
     return Eyes(model.to(device), processor)
 
 
-@pytest.fixture(scope="module", params=["erase", "mask", "ab"])
+@pytest.fixture(scope="module", params=["erase", "mask", "b", "ab"])
 def eyes(request: pytest.FixtureRequest, device: str) -> Eyes:
-    return _eyes(factors="ab", device=device) if request.param == "ab" else _eyes(request.param, device=device)
+    made = {"factors": request.param} if request.param in FACTORS else {"placeholder": request.param}
+    return _eyes(**made, device=device)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +101,7 @@ def test_only_a_masked_place_is_in_the_prompt() -> None:
     assert "<image>" in TEMPLATE
 
 
-@pytest.mark.parametrize("factors", ["a", "ab"])
+@pytest.mark.parametrize("factors", FACTORS)
 def test_an_adapter_is_what_would_be_worn(factors: str, pictures: list[Image.Image], device: str) -> None:
     eyes = _eyes(factors=factors, targets=MERGEABLE, device=device)
     seen = eyes.perceive(pictures)

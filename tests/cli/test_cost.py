@@ -61,7 +61,7 @@ def test_every_option_reaches_the_bill(run: Run) -> None:
     facts = json.loads(run("cost", "--llm", "qwen3-0.6b", "--vision", "dinov2-s", *flags, "--norms", "--json").stdout)
     generator = facts["shapes"]["generator"]
     expected = {"rank": 8, "static_rank": 2, "dim": 64, "depth": 1, "mlp": 160, "trunks": 1, "queries": 4}
-    expected |= {"atoms": 16, "generates_b": True, "norms": True, "targets": ["q", "down"], "worn_layers": [2, 5]}
+    expected |= {"atoms": 16, "factors": "ab", "norms": True, "targets": ["q", "down"], "worn_layers": [2, 5]}
     assert expected.items() <= generator.items()
     assert facts["inputs"] == {
         "llm": "qwen3-0.6b",

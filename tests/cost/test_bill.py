@@ -14,6 +14,7 @@ from vlora.cost import Bill, cost
 from vlora.cost.bill import Advantage, Inference, advantage, price
 from vlora.cost.plot import curves
 from vlora.errors import ConfigError, InputError, ModelNotFound, UnsupportedModel
+from vlora.model.weights import FACTORS
 
 GMAC = 2e9
 
@@ -67,8 +68,8 @@ def test_the_state_of_the_paper() -> None:
 
 
 def test_state_of_a_generated_b() -> None:
-    a, ab = (cost(options={"factors": factors}).state_bytes.perceptual_weights for factors in ("a", "ab"))
-    assert ab == 2 * a  # every place of Vicuna's five targets is square
+    a, b, ab = (cost(options={"factors": factors}).state_bytes.perceptual_weights for factors in FACTORS)
+    assert a == b == ab / 2  # every place of Vicuna's five targets is square
 
 
 @pytest.mark.parametrize("questions", [1, 7])

@@ -44,6 +44,7 @@ MODELS: list[tuple[str, int, str, dict[str, Any]]] = [
     ("mistral", 1, "clip", {"queries": "joint"}),
     ("qwen2", 2, "efficientnet", {"static_rank": 2, "norms": True}),
     ("qwen3", 2, "clip", {"head": "dictionary", "dictionary_size": 5}),
+    ("gemma", 1, "clip", {"factors": "b"}),
     ("gemma", 1, "clip", {"factors": "ab"}),
     ("gemma2", 2, "clip", {"factors": "ab", "static_rank": 2, "norms": True, "layers": (0, 1, 3)}),
     ("gemma3_text", 2, "clip", KINDS[-1]),

@@ -47,9 +47,12 @@ def test_generators(kind: dict[str, Any], vision: str) -> None:
     assert formulas.generator_parameters(written) == parameters(generator)
     assert formulas.trunk_parameters(written) == parameters(generator.trunks)
     assert formulas.b_parameters(written) == parameters(generator.b)
-    names = ("heads", "b_heads", "dictionaries", "b_dictionaries")
-    parts = [getattr(generator, name) for name in names if hasattr(generator, name)]
-    assert formulas.head_parameters(written) == sum(map(parameters, parts))
+
+    def counted(*names: str) -> int:
+        return sum(parameters(getattr(generator, name)) for name in names if hasattr(generator, name))
+
+    assert formulas.a_parameters(written) == counted("a", "static_a")
+    assert formulas.head_parameters(written) == counted("heads", "b_heads", "dictionaries", "b_dictionaries")
     assert formulas.perceptual_weights_bytes(written, 4) == generator.layout.numel * 4
     assert formulas.encoder_parameters(eyes) == parameters(model.model.vision_tower)
 

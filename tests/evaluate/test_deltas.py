@@ -56,7 +56,9 @@ def test_measure(eyes: Eyes) -> None:
         )
 
 
-@pytest.mark.parametrize("kind", [{"factors": "ab"}, {"factors": "ab", "static_rank": 2}, {"static_rank": 2}])
+@pytest.mark.parametrize(
+    "kind", [{"factors": "b"}, {"factors": "ab"}, {"factors": "ab", "static_rank": 2}, {"static_rank": 2}]
+)
 def test_either_kind_of_b_and_several_images(kind: dict[str, Any]) -> None:
     model = tiny_model(**kind)
     with torch.inference_mode():

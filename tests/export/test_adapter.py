@@ -57,7 +57,7 @@ def test_weights_that_are_not_finite_are_refused() -> None:
     values = weights.values.clone()
     values[0, 5] = torch.nan
     with pytest.raises(InputError, match="not finite"):
-        adapter_of(PerceptualWeights(values, weights.layout, weights.b), base_of(model))
+        adapter_of(PerceptualWeights(values, weights.layout, weights.shared), base_of(model))
 
 
 def test_an_adapter_keeps_its_numbers() -> None:
@@ -103,7 +103,9 @@ def test_what_is_no_language_model_is_refused() -> None:
         check_base("0", torch.nn.Linear(1, 1), what="The adapter", name=None)
 
 
-@pytest.mark.parametrize("options", [{}, {"factors": "ab", "static_rank": 2}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"factors": "b", "static_rank": 2}, {"factors": "ab", "static_rank": 2}], ids=str
+)
 @pytest.mark.parametrize(
     ("targets", "whole"),
     [

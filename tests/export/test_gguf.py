@@ -41,7 +41,9 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("options", [{}, {"factors": "ab", "static_rank": 2, "layers": (0, 3)}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"factors": "b"}, {"factors": "ab", "static_rank": 2, "layers": (0, 3)}], ids=str
+)
 def test_what_is_written(tmp_path: Path, options: dict[str, Any], dtype: torch.dtype) -> None:
     adapter, path = adapter_for("qwen2", **options), tmp_path / "a.gguf"
     assert save_file(adapter, path, dtype=dtype) == path.stat().st_size
@@ -97,7 +99,7 @@ def test_the_rows_of_q_and_k_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("options", [{}, {"factors": "ab"}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"factors": "b", "static_rank": 2}, {"factors": "ab"}], ids=str)
 def test_a_template_is_the_file_of_each_image(tmp_path: Path, options: dict[str, Any], dtype: torch.dtype) -> None:
     with Template(adapter_for("llama", 1, **options), dtype=dtype) as template:
         for seed in (2, 3, 1):

@@ -79,7 +79,7 @@ def test_every_target(tmp_path: Path, target: str) -> None:
         check(llm, model, weights_of(model, 1))
 
 
-@pytest.mark.parametrize("options", [{}, {"factors": "ab", "static_rank": 2}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"factors": "b"}, {"factors": "ab", "static_rank": 2}], ids=str)
 def test_one_image_after_the_other(tmp_path: Path, options: dict[str, Any]) -> None:
     model = shared_model(targets=MERGEABLE, **options)
     with tiny_llama(model, tmp_path) as llm, Template(adapter(model, 1)) as template:
@@ -89,7 +89,7 @@ def test_one_image_after_the_other(tmp_path: Path, options: dict[str, Any]) -> N
             check(llm, model, weights_of(model, seed))
 
 
-@pytest.mark.parametrize("options", [{}, {"factors": "ab", "static_rank": 2}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"factors": "b"}, {"factors": "ab", "static_rank": 2}], ids=str)
 def test_composed_images_from_a_file(tmp_path: Path, options: dict[str, Any]) -> None:
     model = shared_model(targets=MERGEABLE, **options)
     save_file(adapter(model, 1, 2), tmp_path / "both.gguf")

@@ -59,7 +59,9 @@ def data_of(path: Path) -> tuple[dict[str, Any], bytes]:
     return json.loads(content[8:end]), content[end:]
 
 
-@pytest.mark.parametrize("options", [{}, {"factors": "ab", "static_rank": 2, "layers": (0, 3)}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"factors": "b"}, {"factors": "ab", "static_rank": 2, "layers": (0, 3)}], ids=str
+)
 @pytest.mark.parametrize("targets", [MERGEABLE, ("v",)], ids=str)
 def test_as_peft_writes_it(tmp_path: Path, targets: tuple[str, ...], options: dict[str, Any]) -> None:
     adapter = adapter_for(targets, **options)

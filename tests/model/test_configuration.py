@@ -46,7 +46,7 @@ def test_all_wrong_fields_are_listed_at_once() -> None:
         ({"mlp_ratio": 0.0}, "mlp_ratio: 0.0 must be above 0"),
         ({"head": "dictionary", "dictionary_size": 63}, "dictionary_size: 63 is below rank 64"),
         ({"head": "mlp"}, "head: 'mlp' is not one of linear, dictionary"),
-        ({"factors": "b"}, "factors: 'b' is not one of a, ab"),
+        ({"factors": "ba"}, "factors: 'ba' is not one of a, b, ab"),
     ],
 )
 def test_a_wrong_field_is_refused(fields: dict[str, Any], problem: str) -> None:

@@ -78,8 +78,12 @@ def test_factors_lie_where_the_layout_says(options: dict[str, Any]) -> None:
     weights = generator.expand(visual)
     assert len(weights) == 2
     assert weights.layout is generator.layout
-    for place, (a, b) in generator._factors(visual.values).items():
-        own_a, own_b = weights.factors(*place)
-        assert torch.equal(own_a, a)
-        assert torch.equal(own_b, b)
-        assert (own_b.ndim == 3) == (options.get("factors") == "ab")
+    made = options.get("factors", "a")
+    for number, factor in enumerate("ab"):
+        learned = {"a": getattr(generator, "a", {}), "b": generator.b}[factor]
+        expected = generator._factors(factor, visual.values) if factor in made else {}
+        for layer, target in generator.layout.place_of:
+            own = weights.factors(layer, target)[number]
+            assert torch.equal(own, expected[layer, target] if expected else learned[f"layer{layer}_{target}"])
+            assert own.ndim == (3 if factor in made else 2)
+            assert torch.equal(weights.pair(layer, target)[number], own[0] if expected else own)

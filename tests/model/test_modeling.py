@@ -313,7 +313,7 @@ def test_an_image_that_is_not_there_is_refused(index: list[int]) -> None:
 def test_generate_refuses_weights_of_another_model() -> None:
     model = shared_model()
     own = model.expand(model.perceive(images(1)))
-    foreign = PerceptualWeights(own.values, own.layout, {place: b * 2 for place, b in own.b.items()})
+    foreign = PerceptualWeights(own.values, own.layout, {place: b * 2 for place, b in own.shared.items()})
     with pytest.raises(InputError, match="own B"):
         model.generate(input_ids=token_ids(1, 5), perceptual_weights=foreign, max_new_tokens=2, pad_token_id=0)
     other = tiny_model(rank=2)

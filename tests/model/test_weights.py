@@ -28,12 +28,15 @@ def a_layout(targets: tuple[str, ...] = TARGETS, layers: tuple[int, ...] = (1, 3
 
 def some_weights(batch: int, layout: Layout | None = None) -> PerceptualWeights:
     layout = layout or a_layout()
-    shared = layout.places if layout.factors == "a" else ()
-    b = {(p.layer, p.target): torch.randn(RANK, p.out_dim) for p in shared}
-    return PerceptualWeights(torch.randn(batch, layout.numel), layout, b)
+    shared = {place[:2]: torch.randn(layout.shared_shape(place)) for place in layout.places if layout.shared}
+    return PerceptualWeights(torch.randn(batch, layout.numel), layout, shared)
 
 
 def some_with_own_b(batch: int) -> PerceptualWeights:
+    return some_weights(batch, replace(a_layout(), factors="b"))
+
+
+def some_with_both(batch: int) -> PerceptualWeights:
     return some_weights(batch, replace(a_layout(), factors="ab"))
 
 
@@ -41,7 +44,7 @@ def some_parameters(batch: int) -> VisualParameters:
     return VisualParameters(torch.randn(batch, 8, 2, 5))
 
 
-MAKERS = pytest.mark.parametrize("make", [some_parameters, some_weights, some_with_own_b])
+MAKERS = pytest.mark.parametrize("make", [some_parameters, some_weights, some_with_own_b, some_with_both])
 INDICES: list[tuple[Any, list[int]]] = [
     (0, [0]),
     (3, [3]),
@@ -134,7 +137,7 @@ def test_a_missing_file_and_a_folder_are_refused(make: Any, tmp_path: Path) -> N
 
 
 def test_with_factors_ab_each_sample_has_a_b_of_its_own() -> None:
-    weights = some_with_own_b(3)
+    weights = some_with_both(3)
     layout = weights.layout
     assert layout.numel == sum(RANK * (place.in_dim + place.out_dim) for place in layout.places)
     taken = torch.zeros(layout.numel)
@@ -168,9 +171,10 @@ def test_a_file_of_the_other_kind_is_refused(tmp_path: Path) -> None:
         {"layout": json.dumps({"places": [[0, "q"]], "rank": 1, "scale": 1.0})},
         {"layout": json.dumps({"places": [[0, "q", 2, 2]], "rank": 1, "scale": 1.0})},
         {"layout": json.dumps({"places": [[0, "q", 2, 2]], "rank": 1, "scale": 1.0, "factors": "ab"})},
-        {"layout": json.dumps({"places": [], "rank": 1, "scale": 1.0, "factors": "b"})},
+        {"layout": json.dumps({"places": [[0, "q", 2, 2]], "rank": 1, "scale": 1.0, "factors": "b"})},
+        {"layout": json.dumps({"places": [], "rank": 1, "scale": 1.0, "factors": "c"})},
     ],
-    ids=["none", "no-json", "no-object", "no-scale", "no-shape", "no-b", "no-own-b", "no-such-factors"],
+    ids=["none", "no-json", "no-object", "no-scale", "no-shape", "no-b", "no-own-b", "no-a", "no-such-factors"],
 )
 def test_a_damaged_layout_is_refused(metadata: dict[str, str], tmp_path: Path) -> None:
     save_file({"values": torch.zeros(1, 2)}, tmp_path / "x", metadata=metadata)
@@ -178,13 +182,14 @@ def test_a_damaged_layout_is_refused(metadata: dict[str, str], tmp_path: Path) -
         PerceptualWeights.load(tmp_path / "x")
 
 
-@pytest.mark.parametrize("make", [some_weights, some_with_own_b])
-def test_a_file_keeps_layout_and_b(make: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", [some_weights, some_with_own_b, some_with_both])
+def test_a_file_keeps_the_layout_and_what_is_shared(make: Any, tmp_path: Path) -> None:
     weights = make(2)
     weights.save(tmp_path / "x")
     again = PerceptualWeights.load(tmp_path / "x")
     assert again.layout == weights.layout
-    assert all(torch.equal(again.b[place], b) for place, b in weights.b.items())
+    assert again.shared.keys() == weights.shared.keys()
+    assert all(torch.equal(again.shared[place], factor) for place, factor in weights.shared.items())
     assert torch.equal(again.delta(3, "v"), weights.delta(3, "v"))
 
 
@@ -236,7 +241,7 @@ def test_rows_carries_gradients_only_to_the_images_that_are_looked_at() -> None:
 def test_a_row_of_values_is_made_of_sites() -> None:
     """Every number of a row belongs to exactly one A, and targets of one input lie side by side."""
     layout = a_layout()
-    weights = PerceptualWeights(torch.arange(layout.numel).double()[None], layout, some_weights(1).b)
+    weights = PerceptualWeights(torch.arange(layout.numel).double()[None], layout, some_weights(1).shared)
     assert [(s.layer, s.input, s.targets) for s in layout.sites[:4]] == [
         (1, "attention", ("q", "k", "v")),
         (1, "output", ("o",)),

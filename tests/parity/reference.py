@@ -52,14 +52,19 @@ def reference_factors(model: VLoRAForConditionalGeneration, image: Tensor) -> Fa
     factors: Factors = {}
     for (layer, target), code in codes.items():
         normed = _layer_norm(generator.head_norms[target], code)
-        a = _generated(generator, "", layer, target, normed)
-        if config.norms:
-            a = a * generator.scales[config.targets.index(target), layers.index(layer)].double()
-        b = generator.b[f"layer{layer}_{target}"].double().clone()
+        place = f"layer{layer}_{target}"
+        scale = generator.scales[config.targets.index(target), layers.index(layer)].double() if config.norms else 1
+        b = generator.b[place].double().clone()
+        if config.factors == "b":
+            a = generator.a[place].double()
+            b[: config.rank] += scale * _generated(generator, "b_", layer, target, normed).T
+            factors[layer, target] = a, b
+            continue
+        a = scale * _generated(generator, "", layer, target, normed)
         if config.factors == "ab":
             b[: config.rank] += _generated(generator, "b_", layer, target, normed).T
         if config.static_rank:
-            a = torch.cat([a, generator.static_a[f"layer{layer}_{target}"].double()], dim=1)
+            a = torch.cat([a, generator.static_a[place].double()], dim=1)
         factors[layer, target] = a, b
     return factors
 

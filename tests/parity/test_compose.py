@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.helpers import KINDS, images, merge, padded, plain_llm, shared_model, token_ids
 from vlora.errors import InputError
 from vlora.model import PerceptualWeights, VLoRAForConditionalGeneration
-from vlora.model.weights import MERGEABLE
+from vlora.model.weights import FACTORS, MERGEABLE
 
 SETS = [[0, 2], [], [1], [2, 1, 0], [1, 1]]
 INDEX = torch.tensor([[0, 2, -1], [-1, -1, -1], [-1, 1, -1], [2, 1, 0], [1, 1, -1]])
@@ -99,9 +99,10 @@ def test_sets_are_worn_while_writing(options: dict[str, Any]) -> None:
 
 
 @torch.no_grad()
-def test_with_a_shared_b_nothing_grows() -> None:
-    one, both = shared_model(), shared_model(factors="ab")
-    assert _weights(one).composed().layout == one.model.generator.layout
+def test_with_a_shared_factor_nothing_grows() -> None:
+    both = shared_model(factors="ab")
+    for one in (shared_model(), shared_model(factors="b")):
+        assert _weights(one).composed().layout == one.model.generator.layout
     assert _weights(both).composed().layout.rank == 3 * both.model.generator.layout.rank
 
 
@@ -113,8 +114,9 @@ def test_composed_weights_of_another_model_are_refused() -> None:
         model(input_ids=token_ids(1, 5), perceptual_weights=other)
 
 
-def test_every_image_of_a_set_is_learned_from() -> None:
-    model = shared_model(factors="ab")
+@pytest.mark.parametrize("factors", FACTORS)
+def test_every_image_of_a_set_is_learned_from(factors: str) -> None:
+    model = shared_model(factors=factors)
     pixels = images(2).requires_grad_()
     weights = model.expand(model.perceive(pixels))
     ids = token_ids(1, 6)

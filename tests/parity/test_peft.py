@@ -18,7 +18,13 @@ from vlora.model.inject import SUPPORTED
 from vlora.model.weights import MERGEABLE
 
 IDS = token_ids(1, 9)
-COMPOSED: list[dict[str, Any]] = [{}, {"static_rank": 2}, {"factors": "ab"}, {"factors": "ab", "static_rank": 2}]
+COMPOSED: list[dict[str, Any]] = [
+    {},
+    {"static_rank": 2},
+    {"factors": "b"},
+    {"factors": "ab"},
+    {"factors": "ab", "static_rank": 2},
+]
 
 
 def model_of(family: str = "llama", **options: Any) -> VLoRAForConditionalGeneration:
@@ -85,7 +91,9 @@ def test_merged_for_good(family: str) -> None:
     check(in_peft(model, default=adapter(model, 1)).merge_and_unload()(input_ids=IDS).logits, model, seen(model, 1))
 
 
-@pytest.mark.parametrize("options", [{}, {"factors": "ab", "static_rank": 2}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"factors": "b", "static_rank": 2}, {"factors": "ab", "static_rank": 2}], ids=str
+)
 @torch.no_grad()
 def test_several_images_in_one_batch(options: dict[str, Any]) -> None:
     model = model_of(**options)
@@ -99,7 +107,7 @@ def test_several_images_in_one_batch(options: dict[str, Any]) -> None:
             check(found, model, weights)
 
 
-@pytest.mark.parametrize("options", [{}, {"factors": "ab"}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"factors": "b"}, {"factors": "ab"}], ids=str)
 @torch.no_grad()
 def test_swapped_from_memory(options: dict[str, Any]) -> None:
     model = model_of(**options)

@@ -20,6 +20,7 @@ SWEEP: list[dict[str, Any]] = [
     {**PAPER, "layers": None, "layer_step": 2},
     {**ALL, "queries": "joint"},
     {**ALL, "static_rank": 2},
+    {**ALL, "factors": "b"},
     {**ALL, "norms": True},
     {**ALL, "norms": True, "static_rank": 3, "queries": "joint", "rank": 1, "alpha": 1.5, "kv_heads": 1},
     *({**ALL, **kind} for kind in KINDS[3:]),
@@ -42,9 +43,9 @@ def test_the_batched_path_is_the_formula(options: dict[str, Any]) -> None:
         factors = reference_factors(model, pixels[sample])
         assert factors.keys() == weights.layout.place_of.keys()
         for place, (a, b) in factors.items():
-            own_a, own_b = weights.factors(*place)
-            _assert_close(own_a[sample], a)
-            _assert_close(own_b if own_b.ndim == 2 else own_b[sample], b)
+            own_a, own_b = weights[sample].pair(*place)
+            _assert_close(own_a, a)
+            _assert_close(own_b, b)
         _assert_close(logits[sample], reference_logits(model, pixels[sample], ids[sample]))
 
 

@@ -31,7 +31,7 @@ def learner_and_batch(path: Path, *options: str) -> tuple[Learner, dict[str, Any
     torch.manual_seed(0)
     learner = build(config, CPU)
     for name, parameter in learner.bridge.named_parameters():
-        if name.startswith("b."):  # zero at the start, and nothing else would have a gradient
+        if name.startswith("b"):  # zero at the start, and nothing else would have a gradient
             torch.nn.init.normal_(parameter, std=0.3)
     looks = looks_of(config, learner)
     micro = MicroBatches(steps_of(config, looks), first=0, last=1, world=World(1, 0, 1))
@@ -48,11 +48,18 @@ def loss_and_gradient(learner: Learner, batch: dict[str, Any]) -> tuple[Tensor, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "option",  # with one layer the other block of the two is bare: one that leads to what learns, or not
-    ["model.generator.layers=[0]", "model.generator.layers=[1]", "paradigm=visual-tokens"],
+    "options",  # with one layer the other block of the two is bare: one that leads to what learns, or not
+    [
+        ["model.generator.layers=[0]"],
+        ["model.generator.layers=[1]"],
+        ["model.generator.factors=b", "model.generator.targets=[q,k,up,down]"],
+        ["model.generator.factors=ab"],
+        ["paradigm=visual-tokens"],
+    ],
+    ids=lambda options: options[0],
 )
-def test_loss_and_gradients_are_those_of_the_blocks_as_they_are(tiny_config: Path, option: str) -> None:
-    learner, batch = learner_and_batch(tiny_config, option)
+def test_loss_and_gradients_are_those_of_the_blocks_as_they_are(tiny_config: Path, options: list[str]) -> None:
+    learner, batch = learner_and_batch(tiny_config, *options)
     loss, gradient = loss_and_gradient(learner, batch)
     plain = [layer.forward for layer in learner.language_model.layers]  # type: ignore[union-attr]
     compile_blocks(learner.model, int8=False)
@@ -118,6 +125,6 @@ def test_whole_numbers_are_multiplied_exactly() -> None:
 
 
 def test_another_model_is_refused(tiny_config: Path) -> None:
-    learner = build(load_config(tiny_config), CPU)
-    with pytest.raises(InputError, match="wears them at v down: use `vlora train`"):
+    learner = build(load_config(tiny_config, ["model.generator.targets=[v,mlp]"]), CPU)
+    with pytest.raises(InputError, match="wears them at v mlp: use `vlora train`"):
         compile_blocks(learner.model, int8=False)

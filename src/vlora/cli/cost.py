@@ -72,7 +72,7 @@ def cost(
         int | None, typer.Option(help="Atoms of a dictionary.", rich_help_panel=_GENERATOR)
     ] = None,
     factors: Annotated[
-        Literal["a", "ab"] | None, typer.Option(help="What the image generates.", rich_help_panel=_GENERATOR)
+        Literal["a", "b", "ab"] | None, typer.Option(help="What the image generates.", rich_help_panel=_GENERATOR)
     ] = None,
     norms: Annotated[
         bool | None, typer.Option("--norms/--no-norms", help="Normed features, scales.", rich_help_panel=_GENERATOR)

@@ -93,17 +93,16 @@ def trunk_macs(generator: Generator) -> int:
 
 
 def head_macs(generator: Generator) -> int:
-    """Visual parameters to factors, over all places; w = in_dim, and with factors `ab` in_dim + out_dim.
+    """Visual parameters to factors, over all places; w = in_dim for A, out_dim for B, and their sum for both.
 
     linear:      Σ d w r
-    dictionary:  Σ f d K r + w K r      (the mixture C, and D C; f = 1, with `ab` 2; K atoms)
+    dictionary:  Σ f d K r + w K r      (the mixture C, and D C; f factors; K atoms)
     """
     d, r, k = generator.dim, generator.rank, generator.atoms
-    widths = [place.in_dim + (place.out_dim if generator.generates_b else 0) for place in generator.places]
+    widths = [width for widths in _factor_widths(generator) for _, width in widths]
     if not k:
         return sum(d * width * r for width in widths)
-    mixtures = 2 if generator.generates_b else 1
-    return sum(mixtures * d * k * r + width * k * r for width in widths)
+    return sum(d * k * r + width * k * r for width in widths)
 
 
 def generator_macs(generator: Generator, views: int = 1) -> int:
@@ -127,8 +126,10 @@ def trunk_parameters(generator: Generator) -> int:
 def head_parameters(generator: Generator) -> int:
     """The heads, one per target and width, which its layers share, and the dictionaries, one per place.
 
-    linear:      Σ_targets (d + 1) w r                          twice with `ab`, w = in_dim, then out_dim
-    dictionary:  Σ_targets (d + 1) K r  +  Σ_places w K         twice with `ab`
+    For each factor that the image makes, w = in_dim for A and out_dim for B:
+
+    linear:      Σ_targets (d + 1) w r
+    dictionary:  Σ_targets (d + 1) K r  +  Σ_places w K
     """
     d, r, k = generator.dim, generator.rank, generator.atoms
     total = 0
@@ -148,25 +149,35 @@ def b_parameters(generator: Generator) -> int:
     return sum(generator.worn_rank * place.out_dim for place in generator.places)
 
 
+def a_parameters(generator: Generator) -> int:
+    """What is learned of the A of every place: its static columns, or, if the image makes B alone, all.
+
+    Σ static_rank in_dim;   with factors `b` Σ (r + static_rank) in_dim
+    """
+    columns = generator.static_rank if "a" in generator.factors else generator.worn_rank
+    return sum(columns * place.in_dim for place in generator.places)
+
+
 def generator_parameters(generator: Generator) -> int:
     """Numbers in the generator.
 
-    (v + 1) d + P d  +  trunks  +  targets · 2 d (norms before the heads)  +  heads  +  B
-    + Σ static_rank in_dim  +  with `norms`: 2 v + targets · layers
+    (v + 1) d + P d  +  trunks  +  targets · 2 d (norms before the heads)  +  heads  +  learned A and B
+    +  with `norms`: 2 v + targets · layers
     """
     d, v = generator.dim, generator.vision_dim
-    static = sum(generator.static_rank * place.in_dim for place in generator.places)
+    learned = a_parameters(generator) + b_parameters(generator)
     norms = 2 * v + len(generator.places) if generator.norms else 0
     outside = (v + 1) * d + generator.features * d + len(generator.targets) * 2 * d
-    return outside + trunk_parameters(generator) + head_parameters(generator) + b_parameters(generator) + static + norms
+    return outside + trunk_parameters(generator) + head_parameters(generator) + learned + norms
 
 
 def _factor_widths(generator: Generator) -> list[list[tuple[str, int]]]:
-    """(target, width) of each place, for A and, where it is generated, for B."""
-    widths = [[(place.target, place.in_dim) for place in generator.places]]
-    if generator.generates_b:
-        widths.append([(place.target, place.out_dim) for place in generator.places])
-    return widths
+    """(target, width) of each place, for each factor that the image makes."""
+    widths = {
+        "a": [(place.target, place.in_dim) for place in generator.places],
+        "b": [(place.target, place.out_dim) for place in generator.places],
+    }
+    return [widths[factor] for factor in generator.factors]
 
 
 # ---- the language model -----------------------------------------------------------------------------
@@ -369,12 +380,11 @@ def visual_parameters_bytes(generator: Generator, item: int) -> int:
 
 
 def perceptual_weights_bytes(generator: Generator, item: int) -> int:
-    """The factors that are worn: A, and with `ab` B too.
+    """The factors that the image makes.
 
-    Σ (r + static_rank) · in_dim (+ out_dim) bytes
+    Σ (r + static_rank) · w bytes;   w = in_dim for A, out_dim for B
     """
-    widths = sum(place.in_dim + (place.out_dim if generator.generates_b else 0) for place in generator.places)
-    return generator.worn_rank * widths * item
+    return generator.worn_rank * item * sum(width for widths in _factor_widths(generator) for _, width in widths)
 
 
 def kv_cache_bytes(llm: LanguageModel, tokens: int, item: int) -> int:

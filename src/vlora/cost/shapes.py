@@ -154,7 +154,7 @@ class Generator:
         rank: columns of what the image generates.
         static_rank: columns of the learned pair beside it.
         atoms: size of a dictionary; 0 with linear heads.
-        generates_b: whether B comes from the image too.
+        factors: those that come from the image.
         norms: normed features and scales.
         targets: how many.
         worn_layers: decoder blocks that wear weights.
@@ -171,7 +171,7 @@ class Generator:
     rank: int
     static_rank: int
     atoms: int
-    generates_b: bool
+    factors: str
     norms: bool
     targets: tuple[str, ...]
     worn_layers: tuple[int, ...]
@@ -258,7 +258,7 @@ def generator(config: GeneratorConfig, llm: LanguageModel, eyes: Encoder) -> Gen
         rank=config.rank,
         static_rank=config.static_rank,
         atoms=config.dictionary_size if config.head == "dictionary" else 0,
-        generates_b=config.factors == "ab",
+        factors=config.factors,
         norms=config.norms,
         targets=targets,
         worn_layers=layers,

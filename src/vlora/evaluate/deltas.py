@@ -52,8 +52,7 @@ def measure(weights: PerceptualWeights, language_model: nn.Module) -> list[Delta
     deltas: list[Delta] = []
     with torch.no_grad():
         for layer, target, _, _ in sorted(weights.layout.places, key=lambda p: p.layer):
-            a, b = weights.factors(layer, target)
-            values = weights.layout.scale * singular_values(a[0], b if b.ndim == 2 else b[0])
+            values = weights.layout.scale * singular_values(*weights.pair(layer, target))
             base = _base_norm(language_model, layer, target)
             norm = float(values.norm())
             relative = norm / base if base else None

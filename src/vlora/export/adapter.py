@@ -108,8 +108,8 @@ class Adapter:
 
     def pair(self, layer: int, target: str) -> tuple[Tensor, Tensor]:
         """`lora_A` `[rank, in_dim]` and `lora_B` `[out_dim, rank]`, views."""
-        a, b = self.weights.factors(layer, target)
-        return a[0].mT, (b if b.ndim == 2 else b[0]).mT
+        a, b = self.weights.pair(layer, target)
+        return a.mT, b.mT
 
 
 def base_of(model: VLoRAForConditionalGeneration, *, name: str | None = None, form: str | None = None) -> Base:
@@ -169,8 +169,8 @@ def adapter_of(weights: PerceptualWeights, base: Base, *, images: Sequence[Origi
             "These perceptual weights are not finite: the model, or the image in its precision, is broken."
         )
     # Out of inference mode, so that peft may use these tensors in whatever way it likes.
-    values, b = kept.values.detach().clone(), {place: factor.detach() for place, factor in kept.b.items()}
-    return Adapter(PerceptualWeights(values, kept.layout, b), base, tuple(images))
+    values, shared = kept.values.detach().clone(), {place: x.detach() for place, x in kept.shared.items()}
+    return Adapter(PerceptualWeights(values, kept.layout, shared), base, tuple(images))
 
 
 def completed(adapter: Adapter) -> Adapter:
@@ -191,12 +191,12 @@ def completed(adapter: Adapter) -> Adapter:
             places.append(Place(layer, target, like.in_dim, adapter.base.widths[target]))
     wider = replace(layout, places=tuple(places))
     blank = torch.zeros(1, wider.numel, dtype=adapter.weights.values.dtype)
-    shared = wider.places if layout.factors == "a" else ()
-    b = {(place.layer, place.target): blank.new_zeros(wider.rank, place.out_dim) for place in shared}
-    weights = PerceptualWeights(blank, wider, b | dict(adapter.weights.b))
+    zeros = {place[:2]: blank.new_zeros(wider.shared_shape(place)) for place in places if wider.shared}
+    weights = PerceptualWeights(blank, wider, zeros | dict(adapter.weights.shared))
     for place in layout.place_of:
-        for ours, theirs in zip(weights.factors(*place), adapter.weights.factors(*place), strict=True):
-            if ours.data_ptr() != theirs.data_ptr():
+        pairs = zip("ab", weights.factors(*place), adapter.weights.factors(*place), strict=True)
+        for factor, ours, theirs in pairs:
+            if factor in layout.factors:
                 ours.copy_(theirs)  # a view of `blank`
     return replace(adapter, weights=weights)
 

@@ -159,7 +159,7 @@ class Template:
                 "This adapter has another layout or another base than the template, whose bytes it cannot take: make "
                 "a template for it."
             )
-        generated = ("lora_a",) if self._layout.factors == "a" else ("lora_a", "lora_b")
+        generated = tuple(f"lora_{factor}" for factor in self._layout.factors)
         for name, tensor in _tensors(adapter):
             if name.endswith(generated):
                 self._slot(name, tensor).copy_(cast(tensor, self.dtype))

@@ -42,14 +42,16 @@ class GeneratorConfig(PreTrainedConfig):
             code). `dictionary`: A = D C with D `[in_dim, dictionary_size]` learned for each (layer, target) and C
             from the image, which needs a fraction of the parameters.
         dictionary_size: atoms of a dictionary, the columns of D; not below the rank.
-        factors: `a`, the image makes A, and B is learned (the paper), or `ab`, it adds to B as well.
+        factors: what the image makes. `a`: A, which reads, and B is learned (the paper). `b`: B, which writes, added to
+            a learned one, and A is learned. `ab`: A, and it adds to B.
         static_rank: rank of a learned, image-independent pair beside the generated one (0: none).
         norms: normalise the features before their projection, and give each (layer, target) a learned scale.
         trunk_init: standard deviation of fresh linears before the heads. `fixed`: 0.02 (the authors' code). `scaled`:
             1/√inputs, so that a narrow trunk hands on what it reads: at width 256 and 0.02, a thousandth of what
             fresh codes are depends on the image.
         query_std: standard deviation of fresh queries and positions (1.0 in the authors' code).
-        head_std: standard deviation of fresh head weights (0.02 in the authors' code).
+        head_std: standard deviation of fresh weights of the heads that make A (0.02 in the authors' code); a learned A
+            begins as large as such a head would make it.
     """
 
     model_type = "vlora_generator"

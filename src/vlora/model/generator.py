@@ -19,12 +19,14 @@ through one trunk, as the paper draws it.
 generator. `head: dictionary` is A = D C: the image says which mixture C [atoms, rank], dim -> atoms · rank, of
 directions D [in_dim, atoms] a layer reads, and each (layer, target) learns directions of its own.
 
-`factors: ab` lets the image write as well as read: B = learned B + generated B, made as A is, and zero at the start.
+`factors` says what the image makes. `a`, as drawn, lets it decide what is read. `b` lets it write: A is learned, and
+B = learned B + generated B, made as A would be, and zero at the start. `ab` lets it do both.
 """
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -125,22 +127,23 @@ class PerceptualWeightsGenerator(nn.Module):
         self.trunks = nn.ModuleDict({name: Trunk(config, count) for name in names})
 
         self.head_norms = nn.ModuleDict({target: nn.LayerNorm(config.dim) for target in self.targets})
-        self.heads = self._fresh_heads([(place, place.in_dim) for place in places])
-        if config.factors == "ab":
+        # Named as they have been since there was nothing else: what makes A has no prefix.
+        if "a" in config.factors:
+            self.heads = self._fresh_heads([(place, place.in_dim) for place in places])
+        if "b" in config.factors:
             self.b_heads = self._fresh_heads([(place, place.out_dim) for place in places])
         if config.head == "dictionary":
-            self.dictionaries = self._fresh_dictionaries([(place, place.in_dim) for place in places])
-            if config.factors == "ab":
+            if "a" in config.factors:
+                self.dictionaries = self._fresh_dictionaries([(place, place.in_dim) for place in places])
+            if "b" in config.factors:
                 self.b_dictionaries = self._fresh_dictionaries([(place, place.out_dim) for place in places])
         if config.norms:
             self.scales = nn.Parameter(torch.empty(len(self.targets), len(self.layers)))
-        if config.static_rank:
-            self.static_a = nn.ParameterDict(
-                {_place_name(p.layer, p.target): torch.empty(p.in_dim, config.static_rank) for p in places}
-            )
-        self.b = nn.ParameterDict(
-            {_place_name(p.layer, p.target): torch.empty(self.layout.rank, p.out_dim) for p in places}
-        )
+        if self.layout.shared == "a":
+            self.a = _per_place(places, lambda place: (place.in_dim, self.layout.rank))
+        elif config.static_rank:
+            self.static_a = _per_place(places, lambda place: (place.in_dim, config.static_rank))
+        self.b = _per_place(places, lambda place: (self.layout.rank, place.out_dim))
         self.reset_parameters()
 
     def _fresh_heads(self, widths: list[tuple[Place, int]]) -> nn.ModuleDict:
@@ -166,7 +169,8 @@ class PerceptualWeightsGenerator(nn.Module):
     def reset_parameters(self) -> None:
         """Fresh weights in the authors' form: linears at 0.02, unit queries and positions, B at zero.
 
-        With `trunk_init: scaled` what comes before the heads begins at 1/√inputs.
+        With `trunk_init: scaled` what comes before the heads begins at 1/√inputs. A learned A is not zero, so that its
+        B learns from the first step on.
 
         Goes through transformers' `init`, which leaves alone what a checkpoint has filled.
         """
@@ -183,23 +187,26 @@ class PerceptualWeightsGenerator(nn.Module):
             for module in (self.project, *self.trunks.modules()):
                 if isinstance(module, nn.Linear):
                     init.trunc_normal_(module.weight, std=module.in_features**-0.5)
-        for head in self.heads.children():
-            init.trunc_normal_(cast("Tensor", head.weight), std=self.config.head_std)
-        if self.config.factors == "ab":
-            for head in self.b_heads.children():
-                init.zeros_(cast("Tensor", head.weight))
-        for name in ("dictionaries", "b_dictionaries"):
-            for dictionary in getattr(self, name, nn.ParameterDict()).values():
-                # D C is then as large as what a linear head makes.
-                init.normal_(dictionary, std=self.config.dictionary_size**-0.5)
+        for head in self._part("heads"):
+            init.trunc_normal_(head.weight, std=self.config.head_std)
+        for head in self._part("b_heads"):
+            init.zeros_(head.weight)
+        for dictionary in (*self._part("dictionaries"), *self._part("b_dictionaries")):
+            # D C is then as large as what a linear head makes.
+            init.normal_(dictionary, std=self.config.dictionary_size**-0.5)
+        for a in self._part("a"):  # as large as what a head makes of a normed code
+            init.normal_(a, std=self.config.head_std * self.config.dim**0.5)
         init.normal_(self.positions, std=self.config.query_std)
         if self.config.norms:
             init.ones_(self.scales)
-        if self.config.static_rank:
-            for a in self.static_a.values():
-                init.normal_(a, std=a.shape[0] ** -0.5)
+        for a in self._part("static_a"):
+            init.normal_(a, std=a.shape[0] ** -0.5)
         for b in self.b.values():
             init.zeros_(b)
+
+    def _part(self, name: str) -> list[Any]:
+        """The heads or parameters of a part; none, if this configuration has no such part."""
+        return list(getattr(self, name, nn.ModuleDict()).values())
 
     def forward(self, features: Tensor) -> PerceptualWeights:
         """`[image, patch, vision_dim]` -> weights, one sample per image."""
@@ -227,50 +234,46 @@ class PerceptualWeightsGenerator(nn.Module):
         return VisualParameters(codes.unflatten(1, (len(self.targets), len(self.layers))))
 
     def expand(self, visual_parameters: VisualParameters) -> PerceptualWeights:
-        """Visual parameters -> factors of every (layer, target)."""
+        """Visual parameters -> weights, one sample for each."""
         codes = visual_parameters.values.to(self.positions)
         if codes.shape[1:3] != (len(self.targets), len(self.layers)):
             raise InputError(
                 f"These visual parameters are for {codes.shape[1]} targets and {codes.shape[2]} layers; this model has "
                 f"{len(self.targets)} and {len(self.layers)}: they belong to another model."
             )
-        factors = self._factors(codes)
+        made = {factor: self._factors(factor, codes) for factor in self.config.factors}
         rows = [
-            torch.cat([factors[site.layer, target][0] for target in site.targets], dim=-1).flatten(1)
-            for site in self.layout.sites
+            torch.cat([made["a"][site.layer, target] for target in site.targets], dim=-1).flatten(1)
+            for site in (self.layout.sites if "a" in made else ())
         ]
-        if self.config.factors == "ab":
-            rows += [factors[place][1].flatten(1) for place in self.layout.b_offsets]
+        rows += [made["b"][place].flatten(1) for place in (self.layout.b_offsets if "b" in made else ())]
         return self.weights_from(torch.cat(rows, dim=1))
 
     def weights_from(self, values: Tensor) -> PerceptualWeights:
-        """Wrap values `[batch, layout.numel]`, or of several images a row, with this generator's layout and B."""
+        """Wrap values `[batch, layout.numel]`, or of several images a row, with the layout and what images share."""
         images = max(1, values.shape[-1] // self.layout.numel)
-        if self.config.factors == "ab":
+        if not self.layout.shared:
             return PerceptualWeights(values, self.layout.of(images), {})
-        b = {(p.layer, p.target): self.b[_place_name(p.layer, p.target)] for p in self.layout.places}
+        learned = self.a if self.layout.shared == "a" else self.b
+        shared = {place: learned[_place_name(*place)] for place in self.layout.place_of}
         if values.dtype != self.dtype:
-            b = {place: factor.to(values.dtype) for place, factor in b.items()}
-        return PerceptualWeights(values, self.layout, b)
+            shared = {place: factor.to(values.dtype) for place, factor in shared.items()}
+        return PerceptualWeights(values, self.layout, shared)
 
-    def _factors(self, codes: Tensor) -> dict[tuple[int, str], tuple[Tensor, Tensor]]:
-        """A `[image, in_dim, rank]` of every place, and B, `[rank, out_dim]` or with `ab` `[image, rank, out_dim]`.
+    def _factors(self, factor: str, codes: Tensor) -> dict[tuple[int, str], Tensor]:
+        """A `[image, in_dim, rank]` of every place, or B `[image, rank, out_dim]`.
 
         Each head runs, and is read, once for all its layers.
         """
-        factors: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
+        finished = self._with_static if factor == "a" else self._with_learned
+        factors: dict[tuple[int, str], Tensor] = {}
         for row, target in enumerate(self.targets):
-            code = self.head_norms[target](codes[:, row])
-            generated = self._generated("a", target, code)
-            transposed = self._generated("b", target, code) if self.config.factors == "ab" else {}
+            generated = self._generated(factor, target, self.head_norms[target](codes[:, row]))
             for column, layer in enumerate(self.layers):
-                a = generated[layer]
-                if self.config.norms:
-                    a = a * self.scales[row, column]
-                b = self.b[_place_name(layer, target)]
-                if transposed:  # the static pair, if there is one, has the last rows of B for itself
-                    b = b + F.pad(transposed[layer].mT, (0, 0, 0, self.config.static_rank))
-                factors[layer, target] = (self._with_static(a, layer, target), b)
+                values = generated[layer]
+                if self.config.norms and factor == self.config.factors[0]:  # of A, if the image makes it
+                    values = values * self.scales[row, column]
+                factors[layer, target] = finished(values, layer, target)
         return factors
 
     def _generated(self, factor: str, target: str, code: Tensor) -> dict[int, Tensor]:
@@ -304,6 +307,14 @@ class PerceptualWeightsGenerator(nn.Module):
             return a
         static = self.static_a[_place_name(layer, target)]
         return torch.cat([a, static.expand(len(a), -1, -1)], dim=-1)
+
+    def _with_learned(self, transposed: Tensor, layer: int, target: str) -> Tensor:
+        """Bᵀ as generated -> B, the learned one added; a static pair has the last rows for itself."""
+        return self.b[_place_name(layer, target)] + F.pad(transposed.mT, (0, 0, 0, self.config.static_rank))
+
+
+def _per_place(places: tuple[Place, ...], shape: Callable[[Place], tuple[int, int]]) -> nn.ParameterDict:
+    return nn.ParameterDict({_place_name(place.layer, place.target): torch.empty(shape(place)) for place in places})
 
 
 def _place_name(layer: int, target: str) -> str:

@@ -90,11 +90,13 @@ def low_rank(x: Tensor, a: Tensor) -> Tensor:
 
     Args:
         x: `[rows, text, in_dim]`.
-        a: `[samples, in_dim, rank]`, rows a multiple of samples.
+        a: `[samples, in_dim, rank]`, rows a multiple of samples; or `[in_dim, rank]`, of all samples.
 
     Returns:
         `[rows, text, rank]`, in the precision of `a`.
     """
+    if a.ndim == 2:
+        return x.to(a.dtype) @ a
     rows, text = x.shape[:2]
     samples = a.shape[0]
     grouped = x.to(a.dtype).reshape(samples, rows // samples * text, -1)
@@ -148,8 +150,7 @@ class _Block:
             # One pass over the output where a product, a scaling and a sum are three.
             flat = torch.addmm(output.flatten(0, 1), own.flatten(0, 1), b, alpha=layout.scale)
             return flat.view_as(output)
-        written = own @ b if b.ndim == 2 else low_rank(own, b)
-        return output + (layout.scale * written).to(output.dtype)
+        return output + (layout.scale * low_rank(own, b)).to(output.dtype)
 
 
 def _thread() -> int:

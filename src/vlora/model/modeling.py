@@ -218,7 +218,7 @@ class VLoRAModel(VLoRAPreTrainedModel):
         if weights is not None and self._checkpoints_reentrantly(weights):
             embeds = inputs_embeds if inputs_embeds is not None else self.get_input_embeddings()(input_ids)
             inputs_embeds, leaf = for_reentrant_checkpointing(embeds, weights.values)
-            input_ids, weights = None, PerceptualWeights(leaf, weights.layout, weights.b)
+            input_ids, weights = None, PerceptualWeights(leaf, weights.layout, weights.shared)
         if weights is not None:
             kwargs["perceptual_weights"] = weights
         outputs = self.language_model(
@@ -525,9 +525,10 @@ class VLoRAForConditionalGeneration(VLoRAPreTrainedModel, GenerationMixin):
         weights = kwargs.get("perceptual_weights")
         if isinstance(weights, PerceptualWeights):
             self.model.check_own(weights)
-            own = self.model.generator.weights_from(weights.values).b
-            if any(b is not own[place] and not torch.equal(b, own[place]) for place, b in weights.b.items()):
-                raise InputError("generate wears this model's own B; these perceptual weights come with another.")
+            own = self.model.generator.weights_from(weights.values).shared
+            if any(x is not own[place] and not torch.equal(x, own[place]) for place, x in weights.shared.items()):
+                factor = weights.layout.shared.upper()
+                raise InputError(f"generate wears this model's own {factor}; these perceptual weights have another.")
             kwargs["perceptual_weights"] = weights.values  # a tensor is repeated for beams and several answers
         return super().generate(inputs, *args, **kwargs)  # pyright: ignore
 

@@ -2,14 +2,15 @@
 
     VisualParameters   [batch, targets, layers, dim]   compact (about 40 KiB at 7B scale), what an album keeps
     PerceptualWeights  one pair per (layer, target)    A [batch, in_dim, rank], B [rank, out_dim] shared by all
-                                                       images, or [batch, rank, out_dim] with factors `ab`
+                                                       images; with factors `b` A [in_dim, rank] is shared and B
+                                                       [batch, rank, out_dim]; with `ab` nothing is
 
 Both are batch first, can be indexed by sample, stacked, moved, counted and saved. Everything upstream makes
 `PerceptualWeights`, everything downstream uses them.
 
 How the factors lie in memory. What one sample generated is one row of `values`. Inside it, the A of the targets of
-a layer that read the same input lie side by side, so that one batched matmul serves them all; then come the B, if
-they are generated too:
+a layer that read the same input lie side by side, so that one batched matmul serves them all; then come the B. What
+images share is not in it. With factors `ab`:
 
     values[i] = | layer 3: A_q A_k A_v | layer 3: A_o | layer 3: A_gate A_up | layer 7: ... | layer 3: B_q | B_k | ...
 
@@ -17,7 +18,7 @@ A row of zeros is a row without an image: its ΔW is exactly zero, so that row e
 
 Several images in one row wear the sum of their ΔW, which is the factors side by side:
 
-    [A₁ A₂] [B₁; B₂] = A₁ B₁ + A₂ B₂        with a shared B: (A₁ + A₂) B, and nothing grows
+    [A₁ A₂] [B₁; B₂] = A₁ B₁ + A₂ B₂    with a shared B: (A₁ + A₂) B, with a shared A: A (B₁ + B₂), and nothing grows
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ TARGETS = tuple(INPUT_OF)
 # `mlp` bypasses three matrices and a non-linearity: no single matrix can take it up.
 MERGEABLE = tuple(target for target in TARGETS if target != "mlp")
 
-# What the image generates: A only, or both factors.
-FACTORS = ("a", "ab")
+# What the image generates: A, which reads, B, which writes, or both factors.
+FACTORS = ("a", "b", "ab")
 
 Index = int | slice | Sequence[int] | Tensor
 
@@ -69,7 +70,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Site:
-    """The targets of one layer that read one input; their A lie side by side from `offset` on."""
+    """The targets of one layer that read one input; their A lie side by side, if generated from `offset` on."""
 
     layer: int
     input: str
@@ -87,7 +88,7 @@ class Layout:
         rank: columns of each A (generated and static ones together).
         scale: what `(x A) B` is multiplied by, `alpha / rank` in the paper's words; of several images in one row
             too, whose factors have more columns.
-        factors: `a`, B is shared by all images, or `ab`, both lie in the row.
+        factors: those that lie in the row, `a`, `b` or `ab`; the other one is shared by all images.
     """
 
     places: tuple[Place, ...]
@@ -106,19 +107,28 @@ class Layout:
         for (layer, name), members in groups.items():
             in_dim = members[0].in_dim
             sites.append(Site(layer, name, tuple(p.target for p in members), in_dim, offset))
-            offset += in_dim * self.rank * len(members)
+            offset += in_dim * self.rank * len(members) if "a" in self.factors else 0
         return tuple(sites)
+
+    @property
+    def shared(self) -> str:
+        """The factor that all images share: `b`, `a`, or, with `ab`, none: empty."""
+        return "".join(factor for factor in "ab" if factor not in self.factors)
+
+    def shared_shape(self, place: Place) -> tuple[int, int]:
+        """Of the shared factor of a place."""
+        return (place.in_dim, self.rank) if self.shared == "a" else (self.rank, place.out_dim)
 
     @cached_property
     def numel(self) -> int:
         """Length of a row of values: the numbers that one image generates."""
-        return self.rank * sum(p.in_dim + (p.out_dim if self.factors == "ab" else 0) for p in self.places)
+        return sum(self.pieces)
 
     @cached_property
     def b_offsets(self) -> Mapping[tuple[int, str], int]:
-        """Where the generated B of each (layer, target) begins; they follow all A, in the order of the sites."""
+        """Where the generated B of each (layer, target) begins: behind all generated A, in the order of the sites."""
         offsets: dict[tuple[int, str], int] = {}
-        offset = self.rank * sum(place.in_dim for place in self.places)
+        offset = self.rank * sum(place.in_dim for place in self.places) if "a" in self.factors else 0
         for site in self.sites:
             for target in site.targets:
                 offsets[site.layer, target] = offset
@@ -126,14 +136,14 @@ class Layout:
         return offsets
 
     def of(self, images: int) -> Layout:
-        """The layout of so many images in one row: with a shared B no other than that of one."""
+        """The layout of so many images in one row: with a shared factor no other than that of one."""
         return replace(self, rank=self.rank * images) if self.factors == "ab" and images > 1 else self
 
     @cached_property
     def pieces(self) -> tuple[int, ...]:
-        """Lengths of what lies in a row, one after the other: A of every site, then, if it is generated, every B."""
-        a = [site.in_dim * self.rank * len(site.targets) for site in self.sites]
-        return (*a, *(self.rank * self.place_of[place].out_dim for place in self.b_offsets if self.factors == "ab"))
+        """Lengths of what lies in a row, one after the other: A of every site, then every B, as far as generated."""
+        a = [site.in_dim * self.rank * len(site.targets) for site in self.sites if "a" in self.factors]
+        return (*a, *(self.rank * self.place_of[place].out_dim for place in self.b_offsets if "b" in self.factors))
 
     @cached_property
     def place_of(self) -> Mapping[tuple[int, str], Place]:
@@ -217,24 +227,25 @@ class PerceptualWeights:
     Args:
         values: every generated factor, `[batch, layout.numel]`.
         layout: what lies where.
-        b: B of each (layer, target), `[rank, out_dim]`, shared by the batch; empty if B is generated too.
+        shared: of each (layer, target) the factor that the batch shares: B `[rank, out_dim]`, with factors `b`
+            A `[in_dim, rank]`; empty with `ab`.
     """
 
-    def __init__(self, values: Tensor, layout: Layout, b: Mapping[tuple[int, str], Tensor]) -> None:
+    def __init__(self, values: Tensor, layout: Layout, shared: Mapping[tuple[int, str], Tensor]) -> None:
         if values.ndim != 2 or values.shape[1] != layout.numel:
             raise InputError(
                 f"These perceptual weights need values of shape [batch, {layout.numel}]; got {tuple(values.shape)}."
             )
         self.values = values
         self.layout = layout
-        self.b = b
+        self.shared = shared
         self._pieces: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
         return self.values.shape[0]
 
     def __getitem__(self, index: Index) -> PerceptualWeights:
-        return PerceptualWeights(self.values[_batch_index(index, len(self))], self.layout, self.b)
+        return PerceptualWeights(self.values[_batch_index(index, len(self))], self.layout, self.shared)
 
     def __repr__(self) -> str:
         return (
@@ -244,27 +255,34 @@ class PerceptualWeights:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of what the images generated (a shared B is not counted: it belongs to the model)."""
+        """Bytes of what the images generated (a shared factor is not counted: it belongs to the model)."""
         return self.values.nbytes
 
     def site(self, site: Site) -> Tensor:
-        """A of all targets of a site side by side, `[batch, in_dim, targets * rank]`, a view."""
+        """A of all targets of a site side by side, `[batch, in_dim, targets * rank]`, a view; shared, without batch."""
+        if self.layout.shared == "a":
+            return torch.cat([self.shared[site.layer, target] for target in site.targets], dim=-1)
         width = len(site.targets) * self.layout.rank
         return self._piece(site.offset, site.in_dim * width).view(len(self), site.in_dim, width)
 
     def factors(self, layer: int, target: str) -> tuple[Tensor, Tensor]:
-        """A `[batch, in_dim, rank]` and B, the scale not applied.
+        """A `[batch, in_dim, rank]` and B `[batch, rank, out_dim]`, the scale not applied.
 
-        B is `[rank, out_dim]`, or `[batch, rank, out_dim]` with factors `ab`.
+        The one that is shared has no batch.
         """
         site, position = self.layout.site_of(layer, target)
         rank = self.layout.rank
         return self.site(site)[..., position * rank : (position + 1) * rank], self.b_of(layer, target)
 
+    def pair(self, layer: int, target: str) -> tuple[Tensor, Tensor]:
+        """A `[in_dim, rank]` and B `[rank, out_dim]` of the first sample, the scale not applied."""
+        a, b = self.factors(layer, target)
+        return a if a.ndim == 2 else a[0], b if b.ndim == 2 else b[0]
+
     def b_of(self, layer: int, target: str) -> Tensor:
         """B: `[rank, out_dim]`, or, where images generate it, a view `[batch, rank, out_dim]`."""
-        if self.layout.factors == "a":
-            return self.b[layer, target]
+        if self.layout.shared == "b":
+            return self.shared[layer, target]
         rank, width = self.layout.rank, self.layout.place_of[layer, target].out_dim
         offset = self.layout.b_offsets[layer, target]
         return self._piece(offset, rank * width).view(len(self), rank, width)
@@ -299,13 +317,13 @@ class PerceptualWeights:
         picked = self.values[index.clamp_min(0)].where(index.ge(0)[..., None], 0)
         images = index.shape[1]
         layout = self.layout.of(images)
-        if images == 1 or layout.factors == "a":
-            return PerceptualWeights(picked.sum(1) if images > 1 else picked[:, 0], layout, self.b)
-        return PerceptualWeights(self._side_by_side(picked), layout, self.b)
+        if images == 1 or layout.shared:
+            return PerceptualWeights(picked.sum(1) if images > 1 else picked[:, 0], layout, self.shared)
+        return PerceptualWeights(self._side_by_side(picked), layout, self.shared)
 
     def split(self, sizes: Sequence[int]) -> list[PerceptualWeights]:
         """Parts of so many samples, in their order."""
-        return [PerceptualWeights(values, self.layout, self.b) for values in self.values.split(list(sizes))]
+        return [PerceptualWeights(values, self.layout, self.shared) for values in self.values.split(list(sizes))]
 
     def composed(self) -> PerceptualWeights:
         """All images of this batch in one row: its ΔW is the sum of theirs."""
@@ -325,10 +343,9 @@ class PerceptualWeights:
         return torch.cat(parts, dim=1)
 
     def to(self, *args: Any) -> PerceptualWeights:
-        """Move or convert, as `Tensor.to`; B goes along."""
-        return PerceptualWeights(
-            self.values.to(*args), self.layout, {place: b.to(*args) for place, b in self.b.items()}
-        )
+        """Move or convert, as `Tensor.to`; what is shared goes along."""
+        shared = {place: factor.to(*args) for place, factor in self.shared.items()}
+        return PerceptualWeights(self.values.to(*args), self.layout, shared)
 
     @staticmethod
     def stack(parts: Sequence[PerceptualWeights]) -> PerceptualWeights:
@@ -340,11 +357,12 @@ class PerceptualWeights:
         first = parts[0]
         if any(part.layout != first.layout for part in parts):
             raise InputError("Perceptual weights of different models cannot be joined in one batch.")
-        return PerceptualWeights(torch.cat([part.values for part in parts]), first.layout, first.b)
+        return PerceptualWeights(torch.cat([part.values for part in parts]), first.layout, first.shared)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file with the factors and their layout."""
-        tensors = {f"b.{layer}.{target}": b.detach().contiguous() for (layer, target), b in self.b.items()}
+        kind = self.layout.shared
+        tensors = {f"{kind}.{layer}.{target}": x.detach().contiguous() for (layer, target), x in self.shared.items()}
         tensors["values"] = self.values.detach().contiguous()
         save_file(tensors, path, metadata={"layout": json.dumps(asdict(self.layout))})
 
@@ -364,9 +382,9 @@ class PerceptualWeights:
             layout = Layout(places, fields["rank"], fields["scale"], fields.get("factors", "a"))
             if layout.factors not in FACTORS:
                 raise ValueError(layout.factors)
-            shared = places if layout.factors == "a" else ()
-            b = {(p.layer, p.target): tensors[f"b.{p.layer}.{p.target}"] for p in shared}
-            return PerceptualWeights(tensors["values"], layout, b)
+            kind = layout.shared
+            shared = {place: tensors[f"{kind}.{place[0]}.{place[1]}"] for place in layout.place_of if kind}
+            return PerceptualWeights(tensors["values"], layout, shared)
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path} is damaged: its layout does not fit what it holds.") from error
 
