@@ -6,11 +6,14 @@
 #   USE_SYSTEM_TORCH=1    take the torch that PYTHON already has; .venv remembers this
 #
 # They count while .venv is made or renewed; `make distclean` removes it.
+#
+#   WORKERS=2             processes that `make test` shares the files out to; 0 for one that a debugger can stop
 
 PYTHON ?= python3
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 TORCH_INDEX ?=
 ARGS ?=
+WORKERS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -36,7 +39,7 @@ demo: $(STAMP) ## a photograph, a question, an answer
 	@$(BIN)/vlora demo $(ARGS)
 
 test: $(STAMP) ## the unit tests and the proofs of the method, on a CPU
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 test-all: $(STAMP) ## the slow tests as well
 	@$(BIN)/python -m pytest -m "not gpu" $(ARGS)

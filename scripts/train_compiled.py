@@ -6,7 +6,8 @@
 A decoder block of Llama is written anew as one function of tensors, which Inductor compiles: norms, rotary positions,
 softmax and low-rank path become a few loops. With `--int8` its frozen products are in int8, forward and backward: a
 scale per token, rounded as it comes, and a scale per row of the matrix, rounded once. That pays where a CPU has int8
-units and no others (AVX-512 VNNI without AMX); docs/log.md says how much, and how far gradients are off. Where a CPU
+units and no others (AVX-512 VNNI without AMX), and is refused where it has none; docs/log.md says how much, and how far
+gradients are off. Where a CPU
 has the language model in bfloat16 (`model.dtype`), the generator's products and the low-rank path are in it too. On a
 CPU rows are read a few at a time, each part as wide as its longest.
 
@@ -18,6 +19,8 @@ row (`model/packing.py`). Whatever is not like that (evaluation, no gradient, no
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -87,6 +90,21 @@ def rounded_matrix(weight: Tensor) -> Matrix:
     """`[out, in]` -> `[in, out]` in int8 and its scales, and `[out, in]` and its scales for the way back."""
     (by_out, out_scales), (by_in, in_scales) = _rounded(weight), _rounded(weight.T)
     return by_out.T, out_scales.T.contiguous(), by_in.T, in_scales.T.contiguous()
+
+
+def int8_pays() -> bool:
+    """Whether int8 products are the faster ones here: without int8 units torch makes them number by number."""
+    x, w = torch.ones(256, 576), torch.ones(576, 576)
+    return _seconds(torch._int_mm, x.to(torch.int8), w.to(torch.int8)) < _seconds(torch.mm, x, w)
+
+
+def _seconds(product: Callable[..., Tensor], *matrices: Tensor) -> float:
+    times: list[float] = []
+    for _ in range(3):
+        began = time.perf_counter()
+        product(*matrices)
+        times.append(time.perf_counter() - began)
+    return min(times)
 
 
 def _linear(x: Tensor, matrix: Matrix) -> Tensor:
@@ -249,6 +267,8 @@ def main(arguments: list[str]) -> None:
     plain, int8 = run.build, "--int8" in arguments
 
     def build(*args: Any) -> Any:
+        if int8 and not int8_pays():
+            raise InputError("On this CPU products in int8 take longer than in float32: leave --int8 out.")
         learner = plain(*args)
         compile_blocks(learner.model, int8=int8)
         return learner

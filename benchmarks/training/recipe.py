@@ -47,8 +47,8 @@ class Linear(nn.Module):
         if self.factors is None:
             return y
         a, b = self.factors
-        read = torch.einsum("nti,nir->ntr", x.to(a.dtype), a)
-        written = torch.einsum("ntr,ro->nto", read, b) if b.ndim == 2 else torch.einsum("ntr,nro->nto", read, b)
+        read = torch.einsum("nti,ir->ntr" if a.ndim == 2 else "nti,nir->ntr", x.to(a.dtype), a)
+        written = torch.einsum("ntr,ro->nto" if b.ndim == 2 else "ntr,nro->nto", read, b)
         return y + (self.scale * written).to(y.dtype)
 
 
@@ -82,9 +82,11 @@ class Recipe(nn.Module):
     def forward(self, batch: dict[str, Any]) -> Tensor:
         """The loss of `input_ids`, `attention_mask`, `labels` `[row, text]` and `pixel_values`, an image a row."""
         body = self.model.model
-        factors = body.generator._factors(body.perceive(batch["pixel_values"]).values)
+        generator, codes = body.generator, body.perceive(batch["pixel_values"]).values
+        made = {self.layout.shared: generator.shared_factors()}
+        made |= {factor: generator._factors(factor, codes) for factor in self.layout.factors}
         for place, linear in self.linears.items():
-            linear.factors = factors[place.layer, place.target]
+            linear.factors = made["a"][place[:2]], made["b"][place[:2]]
         # All of a block is run again, as checkpoints of the authors' day do; torch's newer ones stop where they can.
         with set_checkpoint_early_stop(False):
             hidden = body.language_model(

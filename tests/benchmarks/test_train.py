@@ -67,16 +67,20 @@ def batch_of(rows: int = 3, width: int = 9) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize("generator", [{}, {"queries": "joint", "norms": True, "targets": ("v", "o", "gate", "up")}])
+@pytest.mark.parametrize(
+    "generator", [{}, {"factors": "b"}, {"queries": "joint", "norms": True, "targets": ("v", "o", "gate", "up")}]
+)
 def test_the_recipe_does_the_same_work(generator: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    # In float64: in float32 the sums of some processors are in an order of their own, and gradients 2e-4 apart.
+    # In float64: in float32 the sums of some processors are in an order of their own, and gradients 2e-4 apart. Both by
+    # eager attention, as the recipe has it, whose softmax is float32 in any case: torch's own differs by 1e-4 of some.
     learner, other = tiny_learner(**generator), tiny_learner(**generator)
     learner.model.double()
+    learner.language_model.set_attn_implementation("eager")  # type: ignore[operator]
     batch = {name: value.double() if value.is_floating_point() else value for name, value in batch_of().items()}
     agreed = parity.check(learner, Recipe(other.model.double()).train(), batch, rows=3)
-    assert agreed["loss"] < 1e-5
-    assert agreed["gradients"] < 1e-4
+    assert agreed["loss"] < 1e-6
+    assert agreed["gradients"] < 1e-9
 
 
 def test_other_work_is_noticed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from scripts.train_compiled import PART, RoundedProduct, _in_parts, compile_blocks, rounded_matrix
+from scripts import train_compiled
+from scripts.train_compiled import PART, RoundedProduct, _in_parts, _seconds, compile_blocks, rounded_matrix
 from vlora.errors import InputError
+from vlora.train import run
 from vlora.train.config import load_config
 from vlora.train.learner import Learner, build
 from vlora.train.loader import MicroBatches, World, loader, looks_of, steps_of
@@ -122,6 +125,22 @@ def test_whole_numbers_are_multiplied_exactly() -> None:
     torch.testing.assert_close(y, x @ weight.T, rtol=1e-5, atol=0)
     y.backward(grad)
     torch.testing.assert_close(x.grad, grad @ weight, rtol=1e-5, atol=1e-2)
+
+
+def test_int8_is_refused_where_it_is_slower(
+    tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "build", run.build)  # which `main` replaces
+    monkeypatch.setattr(train_compiled, "int8_pays", lambda: False)
+    with pytest.raises(SystemExit) as exit:
+        train_compiled.main([str(tiny_config), "--run-dir", str(tmp_path / "run"), "--int8"])
+    assert exit.value.code == 2
+    assert "take longer than in float32: leave --int8 out" in " ".join(capsys.readouterr().err.split())
+
+
+def test_what_pays_is_measured() -> None:
+    x = torch.ones(8, 8)
+    assert 0 < _seconds(torch.mm, x, x) < _seconds(lambda *_: time.sleep(0.01) or x)
 
 
 def test_another_model_is_refused(tiny_config: Path) -> None:

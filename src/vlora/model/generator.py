@@ -252,13 +252,15 @@ class PerceptualWeightsGenerator(nn.Module):
     def weights_from(self, values: Tensor) -> PerceptualWeights:
         """Wrap values `[batch, layout.numel]`, or of several images a row, with the layout and what images share."""
         images = max(1, values.shape[-1] // self.layout.numel)
-        if not self.layout.shared:
-            return PerceptualWeights(values, self.layout.of(images), {})
-        learned = self.a if self.layout.shared == "a" else self.b
-        shared = {place: learned[_place_name(*place)] for place in self.layout.place_of}
+        shared = self.shared_factors()
         if values.dtype != self.dtype:
             shared = {place: factor.to(values.dtype) for place, factor in shared.items()}
-        return PerceptualWeights(values, self.layout, shared)
+        return PerceptualWeights(values, self.layout.of(images), shared)
+
+    def shared_factors(self) -> dict[tuple[int, str], Tensor]:
+        """The factor of each (layer, target) that is no image's but learned for all; empty with factors `ab`."""
+        learned = self.a if self.layout.shared == "a" else self.b
+        return {place: learned[_place_name(*place)] for place in self.layout.place_of if self.layout.shared}
 
     def _factors(self, factor: str, codes: Tensor) -> dict[tuple[int, str], Tensor]:
         """A `[image, in_dim, rank]` of every place, or B `[image, rank, out_dim]`.
