@@ -50,8 +50,7 @@ class GeneratorConfig(PreTrainedConfig):
             1/√inputs, so that a narrow trunk hands on what it reads: at width 256 and 0.02, a thousandth of what
             fresh codes are depends on the image.
         query_std: standard deviation of fresh queries and positions (1.0 in the authors' code).
-        head_std: standard deviation of fresh weights of the heads that make A (0.02 in the authors' code); a learned A
-            begins as large as such a head would make it.
+        head_std: standard deviation of fresh weights of the heads that make A (0.02 in the authors' code).
     """
 
     model_type = "vlora_generator"
