@@ -74,7 +74,7 @@ def test_a_learned_a_is_there_from_the_start_and_writes_nothing() -> None:
     generator = _fresh(factors="b")
     for place in generator.layout.places:
         a = generator.a[f"layer{place.layer}_{place.target}"]
-        assert float(a.std()) == pytest.approx(4 * place.in_dim**-0.5, rel=0.2)
+        assert float(a.std()) == pytest.approx(place.in_dim**-0.5, rel=0.2)
     assert not generator(torch.randn(2, generator.patches, generator.vision_dim)).values.any()
 
 

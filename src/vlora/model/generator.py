@@ -194,12 +194,10 @@ class PerceptualWeightsGenerator(nn.Module):
         for dictionary in (*self._part("dictionaries"), *self._part("b_dictionaries")):
             # D C is then as large as what a linear head makes.
             init.normal_(dictionary, std=self.config.dictionary_size**-0.5)
-        for a in self._part("a"):
-            init.normal_(a, std=4 * a.shape[0] ** -0.5)
         init.normal_(self.positions, std=self.config.query_std)
         if self.config.norms:
             init.ones_(self.scales)
-        for a in self._part("static_a"):
+        for a in (*self._part("a"), *self._part("static_a")):
             init.normal_(a, std=a.shape[0] ** -0.5)
         for b in self.b.values():
             init.zeros_(b)
