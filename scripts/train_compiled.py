@@ -7,9 +7,8 @@ A decoder block of Llama is written anew as one function of tensors, which Induc
 softmax and low-rank path become a few loops. With `--int8` its frozen products are in int8, forward and backward: a
 scale per token, rounded as it comes, and a scale per row of the matrix, rounded once. That pays where a CPU has int8
 units and no others (AVX-512 VNNI without AMX), and is refused where it has none; docs/log.md says how much, and how far
-gradients are off. Where a CPU
-has the language model in bfloat16 (`model.dtype`), the generator's products and the low-rank path are in it too. On a
-CPU rows are read a few at a time, each part as wide as its longest.
+gradients are off. Where a CPU has the language model in bfloat16 (`model.dtype`), the generator's products and the
+low-rank path are in it too. On a CPU rows are read a few at a time, each part as wide as its longest.
 
 It is not in the library: it knows one family and targets that are matrices, or visual tokens, which wear nothing; goes
 past the hooks of everything else, and needs a compiler, a minute or two for it, and the questions about an image in one
@@ -266,10 +265,10 @@ def main(arguments: list[str]) -> None:
     """`vlora train` with other blocks."""
     plain, int8 = run.build, "--int8" in arguments
 
-    def build(*args: Any) -> Any:
-        if int8 and not int8_pays():
+    def build(config: Any, device: torch.device) -> Any:
+        if int8 and device.type == "cpu" and not int8_pays():
             raise InputError("On this CPU products in int8 take longer than in float32: leave --int8 out.")
-        learner = plain(*args)
+        learner = plain(config, device)
         compile_blocks(learner.model, int8=int8)
         return learner
 
