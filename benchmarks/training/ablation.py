@@ -62,6 +62,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "dictionary, both factors, rank 32": (
         f"{G}head=dictionary", f"{G}dictionary_size=64", f"{G}rank=32", f"{G}alpha=32", f"{G}factors=ab",
     ),
+    "B, v o down, rank 24": (f"{G}factors=b", f"{G}targets=[v, o, down]", f"{G}rank=24", f"{G}alpha=24"),
     "without norms": (f"{G}norms=false",),
     "scaled trunk": (f"{G}trunk_init=scaled",),
     "separate trunks": (f"{G}queries=separate",),
