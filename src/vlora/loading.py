@@ -187,7 +187,7 @@ def _load_with_parts(
 
 
 def _vision_tower(source: str | Path, config: VLoRAConfig) -> Any:
-    """A vision encoder; `nano` is EfficientNet-Lite0, with the features that the checkpoint uses."""
+    """A vision encoder; `nano` is the EfficientNet-Lite, with the features, that the checkpoint uses."""
     if str(source) == NANO:
         from .nano.vision import load_encoder
 

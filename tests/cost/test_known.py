@@ -44,6 +44,8 @@ PUBLISHED = {
     "dinov2-b": 86_580_480,
     "dinov2-l": 304_368_640,
     "efficientnet-lite0": 4_652_008,
+    "efficientnet-lite1": 5_416_680,
+    "efficientnet-lite2": 6_092_072,
 }
 PATCHES = {
     "clip-vit-l-14-336": 576,
@@ -56,6 +58,8 @@ PATCHES = {
     "dinov2-b": 1369,
     "dinov2-l": 1369,
     "efficientnet-lite0": 64,
+    "efficientnet-lite1": 64,
+    "efficientnet-lite2": 64,
 }
 
 

@@ -22,7 +22,8 @@ from vlora.model.efficientnet_lite import (
     from_tensorflow_names,
     register,
 )
-from vlora.nano.parts import vision_weights
+from vlora.nano.parts import VISION, vision_weights
+from vlora.nano.vision import load_encoder
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +33,7 @@ def published() -> EfficientNetLiteModel:
 
 
 def _published(**fields: object) -> EfficientNetLiteModel:
-    model = EfficientNetLiteModel(EfficientNetLiteConfig(**fields))
-    model.load_state_dict(from_tensorflow_names(vision_weights()), strict=True)
-    return model.eval().requires_grad_(False)
+    return load_encoder(EfficientNetLiteConfig(**fields)).requires_grad_(False)
 
 
 def _photograph(package: str, name: str, size: int) -> Tensor:
@@ -53,12 +52,13 @@ def _photograph(package: str, name: str, size: int) -> Tensor:
 # -- the published weights ----------------------------------------------------------------------------
 
 
-def test_every_published_tensor_has_a_place(published: EfficientNetLiteModel) -> None:
-    source = vision_weights()
+@pytest.mark.parametrize("variant", VISION)
+def test_every_published_tensor_has_a_place(variant: str) -> None:
+    source = vision_weights(variant)
     counters = [name for name in source if name.endswith("num_batches_tracked")]
     renamed = from_tensorflow_names(source)
     assert len(renamed) == len(source) - len(counters)
-    assert renamed.keys() == published.state_dict().keys()
+    assert renamed.keys() == _published(variant=variant).state_dict().keys()
 
 
 def test_a_foreign_tensor_is_refused() -> None:
@@ -83,6 +83,12 @@ def test_names_what_is_in_a_photograph(
     logits = published.classify(_photograph(package, name, 224))
     assert logits.shape == (1, 1000)
     assert int(logits.argmax()) in classes
+
+
+@pytest.mark.parametrize("variant", ["lite1", "lite2"])
+def test_the_larger_ones_name_it_too(variant: str) -> None:
+    logits = _published(variant=variant).classify(_photograph("sklearn", "datasets/images/china.jpg", 224))
+    assert int(logits.argmax()) == 698  # palace
 
 
 def test_normalisation_is_the_published_one() -> None:

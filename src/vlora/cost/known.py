@@ -41,6 +41,10 @@ def _dinov2(hidden: int, layers: int, heads: int) -> Any:
     return {"model_type": "dinov2", **sizes, "image_size": 518, "patch_size": 14}
 
 
+def _lite(variant: str) -> Any:
+    return {"model_type": EfficientNetLiteConfig.model_type, "variant": variant}
+
+
 _TIED = {"tie_word_embeddings": True}
 
 LANGUAGE_MODELS: dict[str, dict[str, Any]] = {
@@ -80,7 +84,9 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "dinov2-s": _dinov2(384, 12, 6),
     "dinov2-b": _dinov2(768, 12, 12),
     "dinov2-l": _dinov2(1024, 24, 16),
-    "efficientnet-lite0": {"model_type": EfficientNetLiteConfig.model_type, "variant": "lite0"},
+    "efficientnet-lite0": _lite("lite0"),
+    "efficientnet-lite1": _lite("lite1"),
+    "efficientnet-lite2": _lite("lite2"),
 }
 
 # Hub ids of the same sizes; of each, what stands after the slash is a name too.

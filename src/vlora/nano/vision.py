@@ -1,4 +1,4 @@
-"""The nano model's vision encoder: EfficientNet-Lite0 with its published weights."""
+"""The nano model's vision encoder: an EfficientNet-Lite with its published weights. The one that ships has Lite0."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ def load_encoder(config: EfficientNetLiteConfig | Any | None = None) -> Efficien
     """The encoder with ImageNet weights.
 
     Args:
-        config: which maps become features, and the image size; None takes the defaults.
+        config: which EfficientNet-Lite, which of its maps become features, and the image size; None takes the defaults.
 
     Raises:
         MissingDependency: the package with the weights is not installed.
         CheckpointError: the weights are not the published ones.
     """
-    model = EfficientNetLiteModel(config or EfficientNetLiteConfig())
-    model.load_state_dict(from_tensorflow_names(vision_weights()))
+    chosen: Any = config or EfficientNetLiteConfig()
+    model = EfficientNetLiteModel(chosen)
+    model.load_state_dict(from_tensorflow_names(vision_weights(chosen.variant)))
     return model.eval()
