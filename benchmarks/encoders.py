@@ -14,9 +14,11 @@ import argparse
 import json
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 
 import torch
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -87,14 +89,15 @@ Seen = tuple[list[Tensor], list[str]]
 """Features `[picture, width]` by each encoder, and the names of the pictures."""
 
 
-def seen(part: Part, split: Split, encoders: Sequence[Encoder]) -> Seen:
-    """Draw the pictures of a part, and look at them with every encoder."""
+@cache
+def seen(part: Part, split: Split, encoders: tuple[Encoder, ...]) -> Seen:
+    """Draw the pictures of a part, and look at them with every encoder; once, though several probes may ask for it."""
     pictures = open_set(part.name, split)
     first = FIRST if split == "test" else 0
     features: list[list[Tensor]] = [[] for _ in encoders]
     names: list[str] = []
     batches = torch.arange(first, first + part.count).split(BATCH)
-    for numbers in track(batches, description=f"{part.task} ({split})"):
+    for numbers in track(batches, description=f"{part.task} ({split})", console=Console(stderr=True)):
         images = []
         for number in numbers.tolist():
             picture = pictures.picture(number)
@@ -155,11 +158,11 @@ class Row:
     interval: tuple[float, float]
 
 
-def rows(name: str, probe: Probe, encoders: Sequence[Encoder], *, share: float, seeds: int) -> list[Row]:
+def rows(name: str, probe: Probe, encoders: tuple[Encoder, ...], *, share: float, seeds: int) -> list[Row]:
     """Learn and ask a probe, for each encoder."""
 
     def sized(part: Part) -> Part:
-        return Part(part.name, part.task, max(1, int(part.count * share)))
+        return replace(part, count=max(1, int(part.count * share)))
 
     features, names = joined(seen(sized(part), "train", encoders) for part in probe.learn)
     asked = {part.task: seen(sized(part), "test", encoders) for part in probe.ask}
@@ -181,7 +184,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--share", type=float, default=1.0, help="of the pictures")
     parser.add_argument("--seeds", type=int, default=2)
     given = parser.parse_args(arguments)
-    encoders = [Encoder(name) for name in given.encoders]
+    encoders = tuple(Encoder(name) for name in given.encoders)
     for name in given.probes:
         for row in rows(name, PROBES[name], encoders, share=given.share, seeds=given.seeds):
             print(json.dumps(asdict(row)), flush=True)

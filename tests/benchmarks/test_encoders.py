@@ -22,7 +22,7 @@ def test_a_probe_names_what_features_tell_apart_and_nothing_else() -> None:
 def test_pictures_have_features_and_the_names_of_their_task(name: str) -> None:
     encoder = encoders.Encoder(name)
     part = encoders.Part("scenes", "scenes/colour", 40)
-    (features,), names = encoders.seen(part, "train", [encoder])
+    (features,), names = encoders.seen(part, "train", (encoder,))
     assert features.shape == (len(names), 2 * encoder.model.config.hidden_size)
     assert 0 < len(names) <= 40
     (again,), both = encoders.joined([((features,), names)] * 2)  # type: ignore[list-item]
@@ -32,7 +32,7 @@ def test_pictures_have_features_and_the_names_of_their_task(name: str) -> None:
 def test_a_probe_on_scenes_runs_to_its_rows() -> None:
     part = encoders.Part("scenes", "scenes/shape", 60)
     encoder = encoders.Encoder("lite0:64")
-    (row,) = encoders.rows("scenes", encoders.Probe((part,), (part,)), [encoder], share=0.5, seeds=1)
+    (row,) = encoders.rows("scenes", encoders.Probe((part,), (part,)), (encoder,), share=0.5, seeds=1)
     assert (row.task, row.encoder) == ("scenes/shape", "lite0:64")
     assert 0 < row.n <= 30
     assert row.interval[0] <= row.right <= row.interval[1]
