@@ -53,7 +53,7 @@ def measure(weights: PerceptualWeights, language_model: nn.Module) -> list[Delta
     with torch.no_grad():
         for layer, target, _, _ in sorted(weights.layout.places, key=lambda p: p.layer):
             values = weights.layout.scale * singular_values(*weights.pair(layer, target))
-            base = _base_norm(language_model, layer, target)
+            base = base_norm(language_model, layer, target)
             norm = float(values.norm())
             relative = norm / base if base else None
             deltas.append(Delta(layer, target, norm, relative, stable_rank(values), effective_rank(values)))
@@ -93,7 +93,7 @@ def effective_rank(values: Tensor) -> float:
     return float(torch.special.entr(shares).sum().exp())
 
 
-def _base_norm(language_model: nn.Module, layer: int, target: str) -> float | None:
+def base_norm(language_model: nn.Module, layer: int, target: str) -> float | None:
     """Frobenius norm of the weight that a target adds to; a bypass has none, nor a quantised weight one to read."""
     weight = getattr(language_model.get_submodule(f"layers.{layer}.{MODULE_OF[target]}"), "weight", None)
     if not isinstance(weight, Tensor) or not weight.is_floating_point():
