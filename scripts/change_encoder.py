@@ -1,5 +1,6 @@
 """`vlora train` for a generator that changes its encoder: it learns to see with another one what it saw with its own.
 
+    python scripts/change_encoder.py TRAINED [TRAINED ...] CONFIG [options of vlora train]
     python scripts/change_encoder.py nano configs/nano.yaml --run-dir runs/new --set model.vision_options.variant=lite2
 
     image ─┬─ its own encoder ── the trained generator ─── wanted ─┐
@@ -11,6 +12,9 @@ weights of visual parameters stays as it was trained (heads, B, scales); what co
 all that fits: positions are interpolated, and where features have another width the projection is fitted, so that it
 comes as near as a linear map can to the memory that the trained generator has of the same images.
 
+Of several trained models it begins as the first and learns the mean of what all of them make of an image, each through
+its own encoder. Such a mean knows more than its members, and than the mean of their parameters (docs/log.md).
+
 Training by questions goes on from what comes out, with `model.checkpoint`.
 """
 
@@ -19,7 +23,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +39,7 @@ from vlora.errors import InputError
 from vlora.evaluate.deltas import base_norm
 from vlora.loading import load
 from vlora.model import PerceptualWeights
+from vlora.model.generator import PerceptualWeightsGenerator
 from vlora.model.weights import Layout
 from vlora.train import run
 from vlora.train.config import TrainConfig
@@ -95,29 +100,43 @@ class Pixels:
         return pixels * self.factor.to(pixels) + self.offset.to(pixels)
 
 
+class Teacher:
+    """What a trained model makes of pixels that another one was given."""
+
+    def __init__(self, trained: Any, given: Any) -> None:
+        self.model = trained.model.model.requires_grad_(False)
+        self.pixels = Pixels(given, trained.processor.image_processor, self.model.config.vision_config.image_size)
+
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor) -> PerceptualWeights:
+        """`[image, 3, height, width]`, the learner's -> weights."""
+        weights: PerceptualWeights = self.model.expand(self.model.perceive(self.pixels(pixels)))
+        return weights
+
+
 class Change:
-    """From a trained model's eyes to those of a learner.
+    """From the eyes of trained models to those of a learner.
 
     Args:
         learner: a new model with another encoder.
-        trained: loaded, `vlora.VLoRA`.
+        trained: loaded, each a `vlora.VLoRA`. The first is what the new one begins as.
 
     Raises:
         InputError: their generators differ in more than the features.
     """
 
-    def __init__(self, learner: Learner, trained: Any) -> None:
-        self.learner, self.new, self.old = learner, learner.model.model, trained.model.model
-        size = self.old.config.vision_config.image_size
-        self.pixels = Pixels(learner.processor.image_processor, trained.processor.image_processor, size)
+    def __init__(self, learner: Learner, *trained: Any) -> None:
+        self.learner, self.new = learner, learner.model.model
+        self.teachers = [Teacher(eyes, learner.processor.image_processor) for eyes in trained]
+        self.old, self.pixels = self.teachers[0].model, self.teachers[0].pixels
         self.new.train()  # and looks at an image once
-        self.old.requires_grad_(False)
         self.distance = Distance(learner.language_model, self.old.generator.layout)
 
     def begin(self) -> None:
         """Take over all that fits, and let learn what comes before the heads."""
         have, want = self.old.generator.state_dict(), self.new.generator.state_dict()
-        self._check(have, want)
+        for teacher in self.teachers:
+            self._check(teacher.model.generator, want)
         taken = {name: value for name, value in have.items() if self._kind_stays() or not name.startswith(FEATURES)}
         taken["positions"] = on_grid(have["positions"][None], self.new.generator.patches)[0]
         self.new.generator.load_state_dict({**want, **taken})
@@ -126,12 +145,12 @@ class Change:
         for name, parameter in self.new.generator.named_parameters():
             parameter.requires_grad_(name.startswith(LEARN))
 
-    def _check(self, have: dict[str, Tensor], want: dict[str, Tensor]) -> None:
+    def _check(self, trained: PerceptualWeightsGenerator, want: dict[str, Tensor]) -> None:
         shapes = [
             {name: value.shape for name, value in state.items() if not name.startswith((*FEATURES, "positions"))}
-            for state in (have, want)
+            for state in (trained.state_dict(), want)
         ]
-        if self.old.generator.layout != self.new.generator.layout or shapes[0] != shapes[1]:
+        if trained.layout != self.new.generator.layout or shapes[0] != shapes[1]:
             raise InputError(
                 "Only the encoder changes: model.language_model and model.generator of the config must be those that "
                 "the trained model has, and they differ."
@@ -174,10 +193,10 @@ class Change:
         if pixel_values is None:  # nothing to see: no loss, and a gradient of zero
             learning = [p for p in self.new.generator.parameters() if p.requires_grad]
             return CausalLMOutputWithPast(loss=0 * torch.stack([p.flatten()[0] for p in learning]).sum())
-        with torch.no_grad():
-            wanted = self.old.expand(self.old.perceive(self.pixels(pixel_values)))
         made = self.new.expand(self.new.perceive(pixel_values))
-        return CausalLMOutputWithPast(loss=self.distance(made, wanted))
+        # What is nearest to all of them is their mean, so there is no need to compute it.
+        apart = [self.distance(made, teacher(pixel_values)) for teacher in self.teachers]
+        return CausalLMOutputWithPast(loss=torch.stack(apart).mean())
 
 
 def on_grid(values: Tensor, patches: int) -> Tensor:
@@ -193,19 +212,20 @@ def on_grid(values: Tensor, patches: int) -> Tensor:
 
 def main(arguments: list[str]) -> None:
     """`vlora train` with another loss."""
-    if not arguments or arguments[0].startswith("-"):
-        raise SystemExit(f"Usage: {Path(__file__).name} TRAINED CONFIG [options of vlora train]")
-    plain, trained = run.build, arguments[0]
+    names = list(takewhile(lambda argument: not argument.startswith("-"), arguments))
+    if len(names) < 2:
+        raise SystemExit(f"Usage: {Path(__file__).name} TRAINED [TRAINED ...] CONFIG [options of vlora train]")
+    trained, plain = names[:-1], run.build
 
     def build(config: TrainConfig, device: torch.device) -> Learner:
         learner = plain(config, device)
-        change = Change(learner, load(trained, device=device, views=1))
+        change = Change(learner, *(load(name, device=device, views=1) for name in trained))
         change.begin()
         learner.model.forward = change.loss
         return learner
 
     run.build = build
-    app(["train", *arguments[1:]])
+    app(["train", *arguments[len(trained) :]])
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from scripts.change_encoder import Change, Distance, Pixels, on_grid
 from scripts.change_encoder import main as change_encoder
 from tests.helpers import picture
 from vlora.errors import InputError
+from vlora.model import PerceptualWeights
 from vlora.model.efficientnet_lite import image_processor
 from vlora.train import run
 from vlora.train.config import load_config
@@ -74,11 +75,13 @@ def test_the_same_encoder_at_its_size_begins_where_it_was(tiny_config: Path, tmp
     assert loss(change) == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize("options", FORMS[:3:2])
-def test_only_what_comes_before_the_heads_learns(tiny_config: Path, tmp_path: Path, options: list[str]) -> None:
+@pytest.mark.parametrize(("options", "teachers"), [(FORMS[0], 2), (FORMS[2], 1)])
+def test_only_what_comes_before_the_heads_learns(
+    tiny_config: Path, tmp_path: Path, options: list[str], teachers: int
+) -> None:
     start = trained(tiny_config, tmp_path / "trained", *options)
     other = [*options, "model.vision_options.image_size=64", "model.vision_options.stages=[3,5]"]
-    arguments = [str(start), str(tiny_config), "--run-dir", str(tmp_path / "run")]
+    arguments = [*[str(start)] * teachers, str(tiny_config), "--run-dir", str(tmp_path / "run")]
     settings = ["train.steps=40", "train.learning_rate=0.01", "train.optimizer=muon", *other]
     plain = run.build
     try:
@@ -98,6 +101,24 @@ def test_only_what_comes_before_the_heads_learns(tiny_config: Path, tmp_path: Pa
         changes = name.startswith(("project", "positions", "trunks", "feature_norm"))
         assert changes or torch.equal(value, made[name]), name
     assert new.ask(picture(0), "What is it?", max_new_tokens=2) is not None
+
+
+def test_of_several_it_begins_as_the_first_and_their_mean_is_nearest(tiny_config: Path, tmp_path: Path) -> None:
+    start = trained(tiny_config, tmp_path / "trained")
+    first, second = (vlora.load(start, device="cpu") for _ in range(2))
+    for parameter in second.model.model.generator.trunks.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    change = Change(learner_of(tiny_config), first, second)
+    change.begin()
+    pixels = next(change._images())
+    one, other = (teacher(pixels) for teacher in change.teachers)
+    apart = float(change.distance(one, other))
+    assert apart > 1e-3
+    assert loss(change) == pytest.approx(apart / 2, rel=1e-4)  # from the first to itself, and to the second
+
+    mean = PerceptualWeights((one.values + other.values) / 2, one.layout, one.shared)
+    change.new.expand = lambda _: mean  # type: ignore[method-assign]
+    assert loss(change) == pytest.approx(apart / 4, rel=1e-4)
 
 
 def test_another_width_begins_nearer_when_fitted(tiny_config: Path, tmp_path: Path) -> None:
@@ -132,6 +153,11 @@ def test_another_generator_is_refused(tiny_config: Path, tmp_path: Path) -> None
     for other in ("rank=4", "dim=32", "depth=2", "targets=[v]", "factors=b"):
         with pytest.raises(InputError, match="Only the encoder changes"):
             Change(learner_of(tiny_config, f"model.generator.{other}"), eyes).begin()
+
+
+def test_a_config_alone_is_no_change(tiny_config: Path) -> None:
+    with pytest.raises(SystemExit, match="TRAINED"):
+        change_encoder([str(tiny_config), "--run-dir", "run"])
 
 
 def test_patches_that_are_no_square_are_refused() -> None:
