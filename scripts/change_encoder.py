@@ -13,7 +13,7 @@ all that fits: positions are interpolated, and where features have another width
 comes as near as a linear map can to the memory that the trained generator has of the same images.
 
 Of several trained models it begins as the first and learns the mean of what all of them make of an image, each through
-its own encoder. Such a mean knows more than its members, and than the mean of their parameters (docs/log.md).
+its own encoder. Of nano at 128 and at 160 pixels that mean had a lower loss than the latter (docs/log.md).
 
 Training by questions goes on from what comes out, with `model.checkpoint`.
 """
